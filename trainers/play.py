@@ -1,0 +1,132 @@
+"""What a loss and a hack may know and do in one phase of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainers.core import Entry, Hack, Judged, Networks, Phase, Score
+from trainers.draws import Draws
+
+
+class Play:
+    """One phase of one step, on one slice of the batch.
+
+    `nets`: the networks. `phase`: the phase being computed (None outside of training). `step`: completed steps before this
+    one. `progress`: a scalar tensor, `step / total_steps`. `judged`: every critic call so far in this phase, in order.
+    `rows`: the global rows of the batch that this worker or microbatch holds, as `range(first, last)`.
+    """
+
+    def __init__(
+        self,
+        nets: Networks,
+        draws: Draws,
+        *,
+        rows: range,
+        step: int = 0,
+        total_steps: int = 1,
+        phase: Phase | None = None,
+        phases: Sequence[Phase] = (),
+        repeat: int = 0,
+        hacks: Sequence[Hack] = (),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        workers: Any = None,
+    ) -> None:
+        self.nets = nets
+        self.draws = draws
+        self.rows = rows
+        self.step = step
+        self.phase = phase
+        self.phases = tuple(phases)
+        self.repeat = repeat
+        self.hacks = tuple(hacks)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.workers = workers
+        self.judged: list[Judged] = []
+        self.progress = torch.tensor(step / max(total_steps, 1), dtype=dtype)
+
+    @property
+    def role(self) -> str | None:
+        """Role of the phase: generator, critic or autoencoder; None outside of training."""
+        return self.phase.role if self.phase else None
+
+    # --- named draws: keyed by (seed, step, phase, repeat, name) and the global row -------------------------------
+
+    def _key(self, name: str) -> tuple[Any, ...]:
+        return (self.step, self.phase.name if self.phase else "", self.repeat, name)
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Standard normal (B, *shape); the same name gives the same tensor within a phase."""
+        return self.draws.normal(self._key(name), self.rows, shape).to(self.device, self.dtype)
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (B, *shape)."""
+        return self.draws.uniform(self._key(name), self.rows, shape).to(self.device, self.dtype)
+
+    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+        """Uniform integers in [0, high), int64 (B, *shape)."""
+        return self.draws.integers(self._key(name), self.rows, high, shape).to(self.device)
+
+    def latent(self, name: str, dim: int, distribution: str = "normal") -> Tensor:
+        """A latent (B, dim), normal or uniform on [-1, 1], after every hack's `latent`."""
+        z = self.normal(name, dim) if distribution == "normal" else self.uniform(name, dim) * 2 - 1
+        for hack in self.hacks:
+            z = hack.latent(z, self)
+        return z
+
+    # --- critics -----------------------------------------------------------------------------------------------
+
+    def judge(
+        self, critic: str, *, real: Entry | None = None, fake: Entry | None = None
+    ) -> tuple[Score | None, Score | None]:
+        """Show entries to a critic, through every hack's `entry`; each call is recorded in `judged`.
+
+        Real and fake pass separately: batch statistics of one never touch the other.
+        """
+        scores: list[Score | None] = []
+        for entry, is_real in ((real, True), (fake, False)):
+            scores.append(None if entry is None else self._judge(critic, entry, is_real))
+        return scores[0], scores[1]
+
+    def _judge(self, critic: str, entry: Entry, real: bool) -> Score:
+        for hack in self.hacks:
+            entry = hack.entry(entry, self, critic=critic, real=real)
+        if self.role == "critic" and self._differentiates(real):
+            entry = entry._replace(inputs=tuple(x.detach().requires_grad_() for x in entry.inputs))
+        score = self.critic(critic, entry)
+        self.judged.append(Judged(critic, entry, score, real))
+        return score
+
+    def _differentiates(self, real: bool) -> bool:
+        side = "real" if real else "fake"
+        return any(side in hack.differentiates for hack in self.hacks)
+
+    def critic(self, critic: str, entry: Entry) -> Score:
+        """The critic's answer to exactly this entry: no hack, no record (gradient penalties)."""
+        module = self.nets[critic]
+        if entry.condition is None:
+            return module(*entry.inputs)  # type: ignore[no-any-return]
+        return module(*entry.inputs, condition=entry.condition)  # type: ignore[no-any-return]
+
+    # --- objectives --------------------------------------------------------------------------------------------
+
+    def target(self, like: Tensor, value: float, *, real: bool) -> Tensor:
+        """A target shaped like `like`, filled with `value`, after every hack's `target`."""
+        target = torch.full_like(like, value)
+        for hack in self.hacks:
+            target = hack.target(target, self, real=real)
+        return target
+
+    def objective(self, logits: Tensor, value: float, *, real: bool) -> Tensor:
+        """Binary cross-entropy of logits (..., B) against the (hacked) target `value`, per sample."""
+        return F.binary_cross_entropy_with_logits(logits, self.target(logits, value, real=real), reduction="none")
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every `every` steps happens now."""
+        return self.step % every == 0
