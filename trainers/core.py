@@ -212,6 +212,7 @@ class Variant(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     coupled: ClassVar[bool] = False
+    given: ClassVar[str] = "nothing"  # what `sample` takes: "nothing", "labels" or "images" (source images to translate)
     defaults: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod

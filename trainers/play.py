@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.core import Entry, Hack, Judged, Networks, Phase, Score
+from trainers.core import DataShape, Entry, Hack, Judged, Networks, Phase, Score
 from trainers.draws import Draws
 
 
 class Play:
     """One phase of one step, on one slice of the batch.
 
-    `nets`: the networks. `phase`: the phase being computed (None outside of training). `step`: completed steps before this
+    `nets`: the networks. `shape`: of one sample. `phase`: the phase being computed (None outside of training). `step`: completed steps before this
     one. `progress`: a scalar tensor, `step / total_steps`. `judged`: every critic call so far in this phase, in order.
     `rows`: the global rows of the batch that this worker or microbatch holds, as `range(first, last)`.
     """
@@ -26,6 +26,7 @@ class Play:
         nets: Networks,
         draws: Draws,
         *,
+        shape: DataShape,
         rows: range,
         step: int = 0,
         total_steps: int = 1,
@@ -39,6 +40,7 @@ class Play:
     ) -> None:
         self.nets = nets
         self.draws = draws
+        self.shape = shape
         self.rows = rows
         self.step = step
         self.phase = phase
@@ -82,19 +84,11 @@ class Play:
 
     # --- critics -----------------------------------------------------------------------------------------------
 
-    def judge(
-        self, critic: str, *, real: Entry | None = None, fake: Entry | None = None
-    ) -> tuple[Score | None, Score | None]:
-        """Show entries to a critic, through every hack's `entry`; each call is recorded in `judged`.
+    def judge(self, critic: str, entry: Entry, *, real: bool) -> Score:
+        """Show an entry to a critic, through every hack's `entry`; the call is recorded in `judged`.
 
-        Real and fake pass separately: batch statistics of one never touch the other.
+        Real and fake are shown apart: batch statistics of one never touch the other.
         """
-        scores: list[Score | None] = []
-        for entry, is_real in ((real, True), (fake, False)):
-            scores.append(None if entry is None else self._judge(critic, entry, is_real))
-        return scores[0], scores[1]
-
-    def _judge(self, critic: str, entry: Entry, real: bool) -> Score:
         for hack in self.hacks:
             entry = hack.entry(entry, self, critic=critic, real=real)
         if self.role == "critic" and self._differentiates(real):

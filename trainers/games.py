@@ -1,0 +1,63 @@
+"""The commonest game: noise to data, one generator, one critic. Variants fill in the losses."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from trainers.core import Act, Backbones, Batch, DataShape, Entry, Losses, Networks, Part, Phase, Score, Variant
+from trainers.play import Play
+
+
+class TwoPlayers(Variant):
+    """A generator of noise against one critic; the critic is updated `n_critic` times, then the generator once.
+
+    A subclass declares `latent_dim`, `latent` and `n_critic` among its own fields, and the two losses.
+    """
+
+    critic_name: ClassVar[str] = "discriminator"
+    latent_dim: int
+    latent: str
+    n_critic: int
+
+    def networks(self, shape: DataShape, backbones: Backbones) -> dict[str, Part]:
+        return {
+            "generator": Part(backbones.generator(self.latent_dim, shape), "generator"),
+            self.critic_name: Part(backbones.critic(shape), "critic"),
+        }
+
+    def acts(self, shape: DataShape) -> tuple[Act, ...]:
+        critic = Phase(self.critic_name, "critic", (self.critic_name,), self._critic_phase, repeats=self.n_critic)
+        generator = Phase("generator", "generator", ("generator",), self._generator_phase)
+        return (Act("train", 1.0, (critic, generator)),)
+
+    def sample(self, nets: Networks, n: int, play: Play, *, given: Batch | None = None) -> Tensor:
+        return nets["generator"](play.latent("z", self.latent_dim, self.latent))  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def critic_losses(self, real: Score, fake: Score, batch: Batch, play: Play) -> Losses:
+        """Terms (..., B) that the critic minimises. `play.judged[-2:]` are the real and the fake entry as it saw them."""
+
+    @abstractmethod
+    def generator_losses(self, fake: Score, batch: Batch, play: Play) -> Losses:
+        """Terms (..., B) that the generator minimises."""
+
+    def _critic_phase(self, nets: Networks, batch: Batch, play: Play) -> Losses:
+        fake = self.sample(nets, len(batch.index), play)
+        real_score = play.judge(self.critic_name, Entry((batch.x,)), real=True)
+        fake_score = play.judge(self.critic_name, Entry((fake,)), real=False)
+        return self.critic_losses(real_score, fake_score, batch, play)
+
+    def _generator_phase(self, nets: Networks, batch: Batch, play: Play) -> Losses:
+        fake = self.sample(nets, len(batch.index), play)
+        return self.generator_losses(play.judge(self.critic_name, Entry((fake,)), real=False), batch, play)
+
+
+def cross_entropy(real: Score, fake: Score, play: Play) -> Losses:
+    """-log D(x) and -log(1 - D(G(z))), through every hack's target (arXiv 1406.2661)."""
+    return {
+        "real": play.objective(real.logits, 1.0, real=True),
+        "fake": play.objective(fake.logits, 0.0, real=False),
+    }

@@ -1,0 +1,88 @@
+"""Blocks that backbones share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainers.core import DataShape, Score
+
+
+class Critic(nn.Module):
+    """A trunk that makes features and a linear head that makes logits.
+
+    Every backbone's critic is one, so that hacks find the features to match and the head to replace.
+    """
+
+    def __init__(self, trunk: nn.Module, num_features: int, outputs: int = 1) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head: nn.Module = nn.Linear(num_features, outputs)
+        self.num_features = num_features
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Score:
+        """(..., B, *size) -> logits (..., B) for one output, else (..., B, outputs); features (..., B, F)."""
+        features = self.trunk(x)
+        logits = self.head(features)
+        return Score(logits.squeeze(-1) if self.outputs == 1 else logits, features)
+
+
+class Flatten(nn.Module):
+    """(..., B, *size) -> (..., B, numel) of a data shape, whatever stands before."""
+
+    def __init__(self, shape: DataShape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shape.flatten(x)
+
+
+class Unflatten(nn.Module):
+    """(..., B, numel) -> (..., B, *size)."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, self.size) if len(self.size) > 1 else x
+
+
+def bound(shape: DataShape) -> nn.Module:
+    """The last layer of whatever makes data: tanh where the data are bounded, else nothing."""
+    return nn.Tanh() if shape.bounded else nn.Identity()
+
+
+def norm_2d(name: str, channels: int) -> nn.Module:
+    """Normalisation of (B, C, H, W) by name: batch, layer (over C, H, W), instance or none."""
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "layer":
+        return nn.GroupNorm(1, channels)
+    if name == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.Identity()
+
+
+def normal_init(module: nn.Module, std: float = 0.02) -> nn.Module:
+    """DCGAN's initialisation (arXiv 1511.06434): weights N(0, std), normalisation scales N(1, std), biases 0."""
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        with torch.no_grad():
+            weight.normal_(1.0 if weight.dim() == 1 else 0.0, std)
+            bias = getattr(layer, "bias", None)
+            if isinstance(bias, Tensor):
+                bias.zero_()
+    return module
+
+
+def halvings(resolution: int, least: int = 4) -> tuple[int, int]:
+    """(n, base) with resolution = base * 2**n: halved while it stays whole and at least `least`."""
+    n, base = 0, resolution
+    while base % 2 == 0 and base // 2 >= least:
+        n, base = n + 1, base // 2
+    return n, base

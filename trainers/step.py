@@ -1,0 +1,215 @@
+"""One step of a game: every phase of the current act, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers import plugins
+from trainers.config import Optimizer, TrainConfig
+from trainers.core import Act, Backbones, Batch, DataShape, Hack, Losses, Part, Phase, Variant
+from trainers.distributed import Workers
+from trainers.draws import Draws, derive
+from trainers.play import Play
+
+Fetch = Callable[[int, range], Batch]  # (position of the batch in the stream, rows of it) -> batch
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+
+
+class Game:
+    """A configuration made real: networks, phases with every hack applied, and one optimizer for each phase.
+
+    Freshly initialised from `seed`; each part's and hack's weights depend on the seed and its own name only.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        shape: DataShape,
+        seed: int,
+        *,
+        device: torch.device | str = "cpu",
+        workers: Workers | None = None,
+    ) -> None:
+        self.config, self.shape, self.seed = config, shape, seed
+        self.device = torch.device(device)
+        self.dtype = DTYPES[config.settings.precision]
+        self.workers = workers or Workers()
+        self.variant: Variant = plugins.build("variants", config.variant.name, config.variant.params)
+        self.hacks: tuple[Hack, ...] = tuple(plugins.build("hacks", h.name, h.params) for h in config.hacks)
+        self.draws = Draws(seed, self.dtype)
+        self.parts = self._build_parts()
+        self.nets = nn.ModuleDict({name: part.module for name, part in self.parts.items()})
+        self._place()
+        self.acts = tuple(self._hacked(act) for act in self.variant.acts(shape))
+        self.stream_width = max(phase.repeats for act in self.acts for phase in act.phases)
+        self.optimizers = {phase.name: self._optimizer(phase) for act in self.acts for phase in act.phases}
+        self.gated = any(type(hack).gate is not Hack.gate for hack in self.hacks)
+        self.nets.requires_grad_(False)
+
+    def _build_parts(self) -> dict[str, Part]:
+        make = {side: plugins.build("backbones", one.name, one.params) for side, one in (
+            ("generator", self.config.generator), ("critic", self.config.critic))}  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "networks"))
+            parts = self.variant.networks(self.shape, Backbones(make["generator"], make["critic"]))
+            for hack, chosen in zip(self.hacks, self.config.hacks, strict=True):
+                torch.manual_seed(derive(self.seed, "networks", chosen.name))
+                parts = hack.networks(parts, self.shape)
+        return parts
+
+    def _place(self) -> None:
+        self.nets.to(self.device, self.dtype)
+        if any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in self.nets.modules()):
+            self.nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.workers.broadcast([*self.nets.parameters(), *self.nets.buffers()])
+
+    def _hacked(self, act: Act) -> Act:
+        phases = []
+        for phase in act.phases:
+            for hack in self.hacks:
+                phase = hack.phase(phase, act.phases)
+            phases.append(phase)
+        return act._replace(phases=tuple(phases))
+
+    def parameters(self, phase: Phase) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) of everything that a phase updates."""
+        return [(f"{part}.{name}", p) for part in phase.updates for name, p in self.nets[part].named_parameters()]
+
+    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        return make_optimizer(self.config.optimizers[phase.role], [p for _, p in self.parameters(phase)])
+
+    def sampling(self) -> nn.ModuleDict:
+        """The networks as they are sampled from: averaged copies in place of what they stand for."""
+        stand_ins = {part.stands_for: name for name, part in self.parts.items() if part.stands_for}
+        return nn.ModuleDict(
+            {name: self.nets[stand_ins.get(name, name)] for name, part in self.parts.items() if not part.stands_for}
+        )
+
+    # --- acts ---------------------------------------------------------------------------------------------------
+
+    def act(self, step: int) -> int:
+        """Which act a step belongs to."""
+        last, total = 0.0, self.config.settings.total_steps
+        for i, act in enumerate(self.acts):
+            last += act.share
+            if step < round(last * total):
+                return i
+        return len(self.acts) - 1
+
+    def play(self, step: int, phase: Phase | None, phases: tuple[Phase, ...], repeat: int, rows: range) -> Play:
+        return Play(
+            self.nets,
+            self.draws,
+            shape=self.shape,
+            rows=rows,
+            step=step,
+            total_steps=self.config.settings.total_steps,
+            phase=phase,
+            phases=phases,
+            repeat=repeat,
+            hacks=self.hacks,
+            device=self.device,
+            dtype=self.dtype,
+            workers=self.workers,
+        )
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step(self, step: int, fetch: Fetch) -> dict[str, Tensor]:
+        """Run every phase that is due; returns each term's mean as `phase/term` scalars (not averaged over workers)."""
+        act = self.acts[self.act(step)]
+        told: dict[str, Tensor] = {}
+        for phase in act.phases:
+            if step % phase.every:
+                continue
+            for repeat in range(phase.repeats):
+                means = self._update(step, act, phase, repeat, fetch)
+            told.update({f"{phase.name}/{term}": value for term, value in means.items()})
+        return told
+
+    def _update(self, step: int, act: Act, phase: Phase, repeat: int, fetch: Fetch) -> dict[str, Tensor]:
+        optimizer = self.optimizers[phase.name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in parameters:
+            p.requires_grad_(True)
+        optimizer.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        rows = self.workers.rows(self.config.settings.batch_size)
+        play = None
+        for chunk in chunks(rows, self.config.settings.microbatch):
+            play = self.play(step, phase, act.phases, repeat, chunk)
+            losses = self._losses(phase, fetch(step * self.stream_width + repeat, chunk), play)
+            share = len(chunk) / len(rows)
+            terms = {name: term.mean(-1) * share for name, term in losses.items()}
+            torch.stack([term.sum() for term in terms.values()]).sum().backward()
+            for name, term in terms.items():
+                means[name] = means.get(name, 0) + term.detach()
+        assert play is not None
+        self._apply(optimizer, parameters, phase, step, play, means)
+        for p in parameters:
+            p.requires_grad_(False)
+        return means
+
+    def _losses(self, phase: Phase, batch: Batch, play: Play) -> Losses:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.settings.precision == "bf16"):
+            losses = phase.loss(self.nets, batch, play)
+            for hack in self.hacks:
+                losses = hack.losses(losses, batch, play)
+        return {name: term.to(self.dtype) for name, term in losses.items()}
+
+    def _apply(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        phase: Phase,
+        step: int,
+        play: Play,
+        means: dict[str, Tensor],
+    ) -> None:
+        with torch.no_grad():
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            self.workers.average(gradients)
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
+            if self._closed(means, play):
+                return
+            for hack in self.hacks:
+                hack.gradients(play)
+            rate = self.config.optimizers[phase.role].rate(step, self.config.settings.total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            for hack in self.hacks:
+                hack.stepped(play)
+
+    def _closed(self, means: dict[str, Tensor], play: Play) -> bool:
+        """Whether a hack's gate skips this update; decided on the losses of all workers."""
+        if not self.gated:
+            return False
+        whole = {name: value.clone() for name, value in means.items()}
+        self.workers.average(whole.values())
+        gates = [hack.gate(whole, play) for hack in self.hacks]
+        return any(gate is not None and not bool(gate) for gate in gates)
+
+
+def chunks(rows: range, size: int | None) -> Iterator[range]:
+    """The rows in microbatches of at most `size`."""
+    size = size or len(rows)
+    for start in range(rows.start, rows.stop, size):
+        yield range(start, min(start + size, rows.stop))
+
+
+def make_optimizer(config: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The torch optimizer of a role. Learning rates are set each step."""
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name in ("adam", "adamw"):
+        cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        return cls(parameters, betas=config.betas, eps=config.eps, fused=True, **common)
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    return torch.optim.RMSprop(parameters, eps=config.eps, momentum=config.momentum, **common)
