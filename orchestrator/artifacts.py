@@ -1,0 +1,318 @@
+"""Artifacts: immutable named files with metadata, stored by content.
+
+    format.json                 the version of this layout
+    sha256/ab/<digest>          one blob for each content
+    artifacts/ab/<digest>.json  one manifest for each artifact: kind, files, metadata (and, beside them, times)
+    quarantine/                 blobs whose bytes no longer match their name
+
+An artifact's digest covers its kind, the digests of its files and its metadata; provenance and times never. Blobs are
+hashed when a process first opens them; a wrong one is renamed away, told, and from then on treated as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import IntegrityError, Unavailable
+from orchestrator.files import CHUNK, Files, open_files, scratch_cache
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """One file of an artifact: SHA-256 of its bytes (hex) and its size in bytes."""
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage made: `kind`, `files` by name, JSON `metadata`. `digest` identifies all three."""
+
+    kind: str
+    digest: str
+    files: dict[str, FileRef]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(ref.size for ref in self.files.values())
+
+    def to_json(self) -> dict[str, Any]:
+        files = {name: [ref.digest, ref.size] for name, ref in sorted(self.files.items())}
+        return {"kind": self.kind, "files": files, "metadata": self.metadata}
+
+    @classmethod
+    def of(cls, kind: str, files: Mapping[str, FileRef], metadata: Mapping[str, Any]) -> Artifact:
+        """The artifact of these contents; metadata is brought to its JSON form (tuples become lists)."""
+        plain = json.loads(canonical(metadata))
+        bare = cls(kind, "", dict(sorted(files.items())), plain)
+        return cls(kind, digest_json(bare.to_json()), bare.files, plain)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Artifact:
+        refs = {name: FileRef(digest, size) for name, (digest, size) in value["files"].items()}
+        return cls.of(value["kind"], refs, value["metadata"])
+
+
+class Damaged(IntegrityError):
+    """A stored file's bytes do not match their digest, or it is gone. The engine makes it again where it can."""
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and other non-JSON values are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_path(digest: str) -> str:
+    return f"sha256/{digest[:2]}/{digest}"
+
+
+def manifest_path(digest: str) -> str:
+    return f"artifacts/{digest[:2]}/{digest}.json"
+
+
+def warn(line: str) -> None:
+    """Where damage is told when nobody else listens."""
+    print(line, file=sys.stderr)
+
+
+class ArtifactStore:
+    """Content-addressed artifacts over any fsspec URL. Picklable (Ray workers open their own connection)."""
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        self.files: Files = open_files(url, self.options)
+        self.told: Callable[[str], None] = warn
+        self._verified: dict[str, int | None] = {}  # digest -> modification time when its bytes were last hashed
+        self._prepared = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        local = self.files.local
+        return (type(self), (str(local) if local else self.url, self.options))
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, files: Mapping[str, bytes | Path], metadata: Mapping[str, Any] | None = None) -> Artifact:
+        """Store files under their names; the artifact is visible only when every byte is.
+
+        Raises ValueError for a name that leaves its folder or metadata that is not JSON, errors.Unavailable when the
+        storage fails.
+        """
+        for name in files:
+            if not _plain(name):
+                raise ValueError(f"not a plain relative file name: {name!r}")
+        self.prepare()
+        refs = {name: self._put_blob(data) for name, data in files.items()}
+        artifact = Artifact.of(kind, refs, metadata or {})
+        self._put_manifest(artifact)
+        return artifact
+
+    def prepare(self) -> None:
+        """Make the storage ready to be written (its format file), once. Raises errors.Unavailable."""
+        if self._prepared:
+            return
+        if self.format() is None:
+            self.files.create("format.json", canonical({"format": FORMAT}))
+        self._prepared = True
+
+    def format(self) -> int | None:
+        """The layout version of this storage, None for an empty one. This is the first contact with it."""
+        try:
+            found = int(json.loads(self.files.read("format.json"))["format"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{self.url}/format.json is damaged", hint='expected {"format": 1}') from error
+        if found > FORMAT:
+            raise Unavailable(
+                f"storage {self.url} has format {found}, this version knows up to {FORMAT}", hint="upgrade"
+            )
+        return found
+
+    def _put_blob(self, data: bytes | Path) -> FileRef:
+        if isinstance(data, Path):
+            ref = FileRef(digest_file(data), data.stat().st_size)
+        else:
+            ref = FileRef(hashlib.sha256(data).hexdigest(), len(data))
+        path = blob_path(ref.digest)
+        if self.files.size(path) is not None and self._whole(ref):
+            return ref
+        self.files.write(path, data)
+        self._verified[ref.digest] = self.files.modified(path)
+        return ref
+
+    def _put_manifest(self, artifact: Artifact) -> None:
+        digests = {ref.digest for ref in artifact.files.values()}
+        modified = {digest: self.files.modified(blob_path(digest)) for digest in sorted(digests)}
+        beside = {"written": time.time(), "modified": modified}
+        self.files.write(manifest_path(artifact.digest), canonical({"artifact": artifact.to_json(), "beside": beside}))
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def get(self, digest: str) -> Artifact:
+        """The artifact of a digest. Raises Damaged when its manifest is absent or altered."""
+        found = self._manifest(digest)
+        if found is None:
+            raise Damaged(f"artifact {digest[:12]} is not in {self.url}")
+        return found[0]
+
+    def _manifest(self, digest: str) -> tuple[Artifact, dict[str, Any]] | None:
+        path = manifest_path(digest)
+        try:
+            value = json.loads(self.files.read(path))
+            artifact = Artifact.from_json(value["artifact"])
+            if artifact.digest == digest:
+                return artifact, value.get("beside", {})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self._quarantine(path, f"manifest of artifact {digest[:12]} is damaged")
+        return None
+
+    def lacks(self, digest: str) -> str:
+        """Why an artifact cannot be used, "" when it can. Looks at manifest, sizes and times; reads no bytes."""
+        found = self._manifest(digest)
+        if found is None:
+            return "is missing"
+        artifact, beside = found
+        for name, ref in artifact.files.items():
+            path = blob_path(ref.digest)
+            size = self.files.size(path)
+            if size is None:
+                return f"lacks {name}"
+            if size != ref.size:
+                return f"was altered ({name} has {size} bytes instead of {ref.size})"
+            written = beside.get("modified", {}).get(ref.digest)
+            if written is not None and self.files.modified(path) != written:
+                return f"was touched ({name})"
+        return ""
+
+    def find(self, digest: str) -> Artifact | None:
+        """The artifact when it is usable (see `lacks`), else None."""
+        return None if self.lacks(digest) else self.get(digest)
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """Hash every file again; the names of the damaged ones (now quarantined)."""
+        for ref in artifact.files.values():
+            self._verified.pop(ref.digest, None)
+        return [name for name, ref in artifact.files.items() if not self._whole(ref)]
+
+    def open(self, artifact: Artifact, name: str) -> Path:
+        """A verified local file; for local storage the blob itself: never write to it.
+
+        Raises KeyError for an unknown name, Damaged when the bytes are gone or wrong.
+        """
+        if name not in artifact.files:
+            raise KeyError(f"artifact {artifact.kind} {artifact.digest[:12]} has no file {name!r}")
+        ref = artifact.files[name]
+        if not self._whole(ref):
+            raise Damaged(f"{name} of {artifact.kind} {artifact.digest[:12]} is damaged or missing in {self.url}")
+        return self._local(ref)
+
+    def read(self, artifact: Artifact, name: str) -> bytes:
+        """A file's verified bytes. Raises as `open`."""
+        return self.open(artifact, name).read_bytes()
+
+    def directory(self, artifact: Artifact) -> Path:
+        """A local directory with every file under its name (links to verified blobs): never write to it."""
+        paths = {name: self.open(artifact, name) for name in artifact.files}
+        local = self.files.local
+        base = (local if local else scratch_cache()) / "views"
+        target = base / artifact.digest
+        if target.is_dir():
+            return target
+        partial = base / f".{artifact.digest}-{secrets.token_hex(4)}"
+        for name, path in paths.items():
+            link = partial / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(path, link.parent))
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.rename(target)
+        except OSError:  # another process was first: its view is the same
+            if not target.is_dir():
+                raise
+        return target
+
+    def _local(self, ref: FileRef) -> Path:
+        local = self.files.local
+        return local / blob_path(ref.digest) if local else scratch_cache() / blob_path(ref.digest)
+
+    def _whole(self, ref: FileRef) -> bool:
+        """Whether the blob's bytes match its name: hashed once a process, and again when its time changed."""
+        path = self._local(ref)
+        if self.files.local is None and not self._fetched(ref, path):
+            return False
+        try:
+            modified = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        if self._verified.get(ref.digest) == modified:
+            return True
+        if digest_file(path) == ref.digest:
+            self._verified[ref.digest] = modified
+            return True
+        if self.files.local is None:  # the local copy rotted: one fresh look at the store
+            path.unlink(missing_ok=True)
+            if self._fetched(ref, path) and digest_file(path) == ref.digest:
+                return True
+            path.unlink(missing_ok=True)
+        self._quarantine(blob_path(ref.digest), f"blob {ref.digest[:12]} is damaged")
+        self._verified.pop(ref.digest, None)
+        return False
+
+    def _fetched(self, ref: FileRef, path: Path) -> bool:
+        if path.exists():
+            return self.files.exists(blob_path(ref.digest))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        try:
+            self.files.fetch(blob_path(ref.digest), partial)
+            partial.replace(path)
+        except FileNotFoundError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+        return True
+
+    def _quarantine(self, path: str, what: str) -> None:
+        target = f"quarantine/{path.rsplit('/', 1)[-1]}.{secrets.token_hex(4)}"
+        try:
+            self.files.rename(path, target)
+        except FileNotFoundError:
+            return
+        self.told(f"{what}; moved to {self.url}/{target}")
+
+
+def _plain(name: str) -> bool:
+    parts = name.split("/")
+    return bool(name) and not any(part in ("", ".", "..") for part in parts) and "\\" not in name and "\0" not in name
+
+
+__all__ = ["CHUNK", "Artifact", "ArtifactStore", "Damaged", "FileRef", "canonical", "digest_file", "digest_json"]
