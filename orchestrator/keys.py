@@ -1,0 +1,142 @@
+"""Cache keys: what a stage's result depends on, and why a result no longer serves.
+
+The ingredients are kept beside each result, so that a reason can be told: "total_steps 1500 -> 4000". Key order, log
+level and the number of workers are not in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from orchestrator.artifacts import digest_json
+
+Ingredients = dict[str, Any]
+SHOWN = 3  # differences that a reason names before it says "and n more"
+
+
+def ingredients(
+    *,
+    uses: str,
+    version: int,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Sequence[str]],
+    seed: int,
+    source: Mapping[str, str],
+    packages: Iterable[str],
+    gpus: bool,
+) -> Ingredients:
+    """Everything a key covers, as JSON.
+
+    `params` with defaults filled in; `inputs` artifact digests by port; `source` digests of first-party files by path;
+    `packages` distribution names, whose installed versions are looked up.
+    """
+    return {
+        "stage": uses,
+        "version": version,
+        "params": dict(params),
+        "inputs": {port: list(digests) for port, digests in inputs.items()},
+        "seed": seed,
+        "source": dict(source),
+        "packages": {name: installed(name) for name in packages},
+        "gpus": gpus,
+    }
+
+
+def key(parts: Ingredients) -> str:
+    """The cache key (hex)."""
+    return digest_json(parts)
+
+
+def lineage(parts: Ingredients, extends: str | None, generation: int = 0) -> str:
+    """Names the checkpoints that such a stage may go on from: the key without the parameter that may grow.
+
+    `generation` counts forced repetitions, which start afresh.
+    """
+    params = {name: value for name, value in parts["params"].items() if name != extends}
+    return digest_json({**parts, "params": params, "generation": generation})
+
+
+@cache
+def installed(distribution: str) -> str:
+    """The installed version, "" when it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, producers: Mapping[str, str] | None = None
+) -> list[str]:
+    """What changed between two sets of ingredients, in the user's words, the most telling first.
+
+    `producers` names for each port the stage that makes it. Ports that `new` lacks are not compared.
+    """
+    found: list[str] = []
+    if old.get("stage") != new["stage"]:
+        return [f"stage kind {old.get('stage')} -> {new['stage']}"]
+    found += _values(old.get("params", {}), new["params"])
+    found += _named("seed", old.get("seed"), new["seed"])
+    for port, digests in new["inputs"].items():
+        if old.get("inputs", {}).get(port) != digests:
+            maker = (producers or {}).get(port, "")
+            found.append(f"input {port} changed" + (f" (stage {maker})" if maker else ""))
+    found += [f"input {port} removed" for port in old.get("inputs", {}) if port not in new["inputs"]]
+    found += _sources(old.get("source", {}), new["source"])
+    found += _values(old.get("packages", {}), new["packages"])
+    found += _named("version of the stage", old.get("version"), new["version"])
+    found += _named("asks for GPUs", old.get("gpus"), new["gpus"])
+    return found
+
+
+def sentence(found: Sequence[str]) -> str:
+    """The first few differences in one line."""
+    more = len(found) - SHOWN
+    return ", ".join(found[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(name: str, old: Any, new: Any) -> list[str]:
+    return [] if old == new else [f"{name} {_show(old)} -> {_show(new)}"]
+
+
+def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = dict(_flat(old)), dict(_flat(new))
+    names = [*after, *(name for name in before if name not in after)]
+    return [
+        f"{name} {_show(before.get(name))} -> {_show(after.get(name))}"
+        for name in names
+        if before.get(name) != after.get(name) or (name in before) != (name in after)
+    ]
+
+
+def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+    if not changed:
+        return []
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return [f"source of {changed[0]}{more} changed"]
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted name, leaf) pairs of nested mappings."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+__all__ = ["Ingredients", "differences", "ingredients", "installed", "key", "lineage", "sentence"]

@@ -1,0 +1,258 @@
+"""Run records: what a run was asked, did and made, readable by anybody who has the storage.
+
+runs/<run>/run.json        the record, replaced as the run goes on
+runs/<run>/events.jsonl    what happened when, one JSON object a line
+runs/<run>/logs/<stage>.log
+runs/<run>/report.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.artifacts import Artifact, ArtifactStore, canonical
+from orchestrator.errors import BadInput
+from orchestrator.files import scratch_cache
+
+if TYPE_CHECKING:
+    from orchestrator.loaded import LoadedRun
+
+RUN_ID = re.compile(r"[a-z][a-z0-9_]{0,39}-\d{8}-\d{6}-[0-9a-f]{4}")
+REPORT = "report.html"
+
+
+def new_id(pipeline: str) -> str:
+    """`dcgan-20261122-013000-ab12`: sorts by time (UTC) within a pipeline."""
+    return f"{pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+@dataclass
+class StageRecord:
+    """One stage instance of a run. `outputs` maps output names to artifact digests."""
+
+    stage: str  # instance id: "train.seed-0"
+    name: str  # the stage's name in the spec: "train"
+    uses: str
+    state: str = "pending"  # pending | running | cached | succeeded | failed | interrupted | skipped
+    reason: str = ""  # why it ran, or what it was served from
+    key: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, list[str]] = field(default_factory=dict)  # port -> stage instances
+    run: str = ""  # the run that computed the outputs
+    started: float = 0.0
+    seconds: float = 0.0  # of the computation, also when it was served from the cache
+    attempts: int = 0
+    error: str = ""
+    kind: str = ""  # kind of the failure
+
+
+@dataclass
+class RunRecord:
+    """What `run.json` holds. Times are seconds since 1970 (UTC)."""
+
+    run_id: str
+    pipeline: str
+    status: str = "running"  # running | succeeded | failed | interrupted | refused | diverged
+    exit_code: int | None = None
+    error: str = ""
+    started: float = 0.0
+    ended: float | None = None
+    spec: dict[str, Any] = field(default_factory=dict)  # as resolved, without credentials
+    spec_file: str = ""
+    profile: str | None = None
+    sets: list[str] = field(default_factory=list)
+    tracking_uri: str = ""
+    mlflow_run: str = ""
+    host: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    stages: list[StageRecord] = field(default_factory=list)
+
+    def stage(self, name: str) -> StageRecord:
+        """By instance id, or by the spec's name where it has one instance. Raises KeyError."""
+        found = [s for s in self.stages if s.stage == name] or [s for s in self.stages if s.name == name]
+        if len(found) != 1:
+            instances = ", ".join(s.stage for s in found or self.stages)
+            raise KeyError(f"run {self.run_id} has {'no' if not found else 'several'} {name!r}: {instances}")
+        return found[0]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
+        stages = [StageRecord(**_known(StageRecord, stage)) for stage in value["stages"]]
+        return cls(**{**_known(cls, value), "stages": stages})
+
+
+@dataclass
+class Run:
+    """A run in its storage: its record, artifacts, events and files."""
+
+    store: ArtifactStore
+    record: RunRecord
+    cached: bool = False  # every stage was served from the cache; the record is the earlier run's
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    @property
+    def pipeline(self) -> str:
+        return self.record.pipeline
+
+    @property
+    def status(self) -> str:
+        return self.record.status
+
+    @property
+    def exit_code(self) -> int:
+        return 70 if self.record.exit_code is None else self.record.exit_code
+
+    @property
+    def folder(self) -> str:
+        return f"runs/{self.run_id}"
+
+    def artifact(self, stage: str, output: str | None = None) -> Artifact:
+        """What a stage made; its first output unless named. Raises KeyError, artifacts.Damaged."""
+        outputs = self.record.stage(stage).outputs
+        if not outputs:
+            raise KeyError(f"stage {stage} of run {self.run_id} made nothing yet")
+        return self.store.get(outputs[output] if output else next(iter(outputs.values())))
+
+    def artifacts(self, kind: str) -> list[tuple[StageRecord, Artifact]]:
+        """Every artifact of a kind, with the stage that made it, in the order of the stages."""
+        found = []
+        for stage in self.record.stages:
+            for digest in stage.outputs.values():
+                artifact = self.store.find(digest)
+                if artifact is not None and artifact.kind == kind:
+                    found.append((stage, artifact))
+        return found
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened, in order; a line cut off by a crash is left out."""
+        try:
+            text = self.store.files.read(f"{self.folder}/events.jsonl").decode()
+        except FileNotFoundError:
+            return []
+        lines = text.split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def log(self, stage: str) -> str:
+        """A stage's log, "" when it has none."""
+        try:
+            return self.store.files.read(f"{self.folder}/logs/{stage}.log").decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @property
+    def report(self) -> str | None:
+        """Where the report is (a path, or a URL in a remote storage), None when there is none."""
+        path = f"{self.folder}/{REPORT}"
+        return place(self.store, path) if self.store.files.exists(path) else None
+
+    def load(self) -> LoadedRun:
+        """The run's model, ready to sample from."""
+        from orchestrator.loaded import load
+
+        return load(self.store, self.run_id)
+
+
+def place(store: ArtifactStore, path: str) -> str:
+    """A stored file as a user would open it."""
+    local = store.files.local
+    return str(local / path) if local else f"{store.url.rstrip('/')}/{path}"
+
+
+def read(store: ArtifactStore, run_id: str) -> Run:
+    """One run. Raises BadInput for an unknown one."""
+    if RUN_ID.fullmatch(run_id):
+        try:
+            return Run(store, RunRecord.from_json(json.loads(store.files.read(f"runs/{run_id}/run.json"))))
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            store.told(f"the record of run {run_id} is damaged")
+    known = ids(store)
+    hint = f"the newest is {known[0]}" if known else "there is no run yet"
+    raise BadInput(f"there is no run {run_id!r} in {store.url}", hint=hint)
+
+
+def ids(store: ArtifactStore, pipeline: str | None = None) -> list[str]:
+    """Run ids, newest first."""
+    found = [name for name in store.files.names("runs") if RUN_ID.fullmatch(name)]
+    chosen = [name for name in found if pipeline is None or name.rsplit("-", 3)[0] == pipeline]
+    return sorted(chosen, key=lambda name: name.split("-", 1)[1], reverse=True)
+
+
+def recent(store: ArtifactStore, pipeline: str | None = None, *, limit: int = 20) -> list[Run]:
+    """The newest runs, newest first."""
+    return [read(store, run_id) for run_id in ids(store, pipeline)[:limit]]
+
+
+def latest(store: ArtifactStore, pipeline: str | None = None) -> Run:
+    """The newest run. Raises BadInput when there is none."""
+    found = ids(store, pipeline)
+    if not found:
+        raise BadInput(f"there is no run {f'of {pipeline} ' if pipeline else ''}in {store.url}")
+    return read(store, found[0])
+
+
+class Diary:
+    """Writes a run's record, events and logs. Events and logs of a remote storage are uploaded now and then."""
+
+    def __init__(self, store: ArtifactStore, record: RunRecord) -> None:
+        self.store = store
+        self.record = record
+        local = store.files.local
+        self.folder = (local if local else scratch_cache()) / "runs" / record.run_id
+        self.remote = local is None
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+
+    def save(self) -> None:
+        """Store the record as it stands, and what was appended since in a remote storage."""
+        with self._lock:
+            body = canonical(self.record.to_json())
+        self.store.files.write(f"runs/{self.record.run_id}/run.json", body)
+        if self.remote:
+            for path in (self.folder / "events.jsonl", *sorted((self.folder / "logs").iterdir())):
+                if path.exists():
+                    name = path.relative_to(self.folder).as_posix()
+                    self.store.files.write(f"runs/{self.record.run_id}/{name}", path)
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        line = json.dumps({"time": time.time(), "event": kind, **fields}, default=str)
+        self._append("events.jsonl", line)
+
+    def log(self, stage: str, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._append(f"logs/{stage}.log", f"{stamp} {text}")
+
+    def log_place(self, stage: str) -> str:
+        return place(self.store, f"runs/{self.record.run_id}/logs/{stage}.log")
+
+    def close(self) -> None:
+        self.save()
+        if self.remote:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _append(self, name: str, line: str) -> None:
+        with self._lock, open(self.folder / name, "a", encoding="utf-8") as out:
+            out.write(line + "\n")
+
+
+def _known(cls: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields this version knows."""
+    return {name: item for name, item in value.items() if name in cls.__dataclass_fields__}
+
+
+__all__ = ["Diary", "Run", "RunRecord", "StageRecord", "ids", "latest", "new_id", "place", "read", "recent"]

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: the first asks the run to save and stop, the second stops it now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+GRACE_S = 22.0  # from the first signal to the forced end; the promise is 25 s
+
+
+class Stop:
+    """A context in which signals set `signum` instead of raising. Outside of the main thread it only has `request`."""
+
+    def __init__(self, told: Callable[[str], None], *, grace_s: float = GRACE_S) -> None:
+        self.signum = 0
+        self._told = told
+        self._grace_s = grace_s
+        self._previous: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+        self._event = threading.Event()
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def request(self, signum: int) -> None:
+        """What a signal does: the first sets `signum` and starts the clock, the second ends the process."""
+        if self._event.is_set():
+            self._leave("stopped at once; the storage is whole, the same command goes on from the last checkpoint")
+        self.signum = signum
+        self._event.set()
+        self._timer = threading.Timer(
+            self._grace_s, self._leave, ("no stage stopped in time; the same command goes on",)
+        )
+        self._timer.daemon = True
+        self._timer.start()
+        self._told("stopping: saving a checkpoint (once more: stop at once)")
+
+    def _leave(self, why: str) -> None:
+        self._told(why)
+        os._exit(128 + self.signum)
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._received)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _received(self, signum: int, frame: FrameType | None) -> None:
+        self.request(signum)
