@@ -230,6 +230,10 @@ class Variant(ABC):
         Draws come from `play` (named), so that one seed gives one answer. Called without gradients, in eval mode.
         """
 
+    def real_entry(self, critic: str, batch: Batch, play: Play) -> Entry:
+        """What stands as real before a critic. A variant that offers "real_entry" keeps this true for all its critics."""
+        return Entry((batch.x,))
+
 
 class Hack:
     """A training trick. A frozen dataclass; its fields are its YAML parameters; every hook defaults to identity.

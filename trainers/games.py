@@ -46,7 +46,7 @@ class TwoPlayers(Variant):
 
     def _critic_phase(self, nets: Networks, batch: Batch, play: Play) -> Losses:
         fake = self.sample(nets, len(batch.index), play)
-        real_score = play.judge(self.critic_name, Entry((batch.x,)), real=True)
+        real_score = play.judge(self.critic_name, self.real_entry(self.critic_name, batch, play), real=True)
         fake_score = play.judge(self.critic_name, Entry((fake,)), real=False)
         return self.critic_losses(real_score, fake_score, batch, play)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.core import DataShape, Entry, Hack, Judged, Networks, Phase, Score
+from trainers.core import Batch, DataShape, Entry, Hack, Judged, Networks, Phase, Score
+from trainers.distributed import Workers
 from trainers.draws import Draws
+
+if TYPE_CHECKING:
+    from trainers.core import Variant
 
 
 class Play:
@@ -36,7 +40,9 @@ class Play:
         hacks: Sequence[Hack] = (),
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        workers: Any = None,
+        workers: Workers | None = None,
+        variant: Variant | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.nets = nets
         self.draws = draws
@@ -49,7 +55,9 @@ class Play:
         self.hacks = tuple(hacks)
         self.device = torch.device(device)
         self.dtype = dtype
-        self.workers = workers
+        self.workers = workers or Workers()
+        self.variant = variant
+        self.whole_batch = batch_size
         self.judged: list[Judged] = []
         self.progress = torch.tensor(step / max(total_steps, 1), dtype=dtype)
 
@@ -57,6 +65,11 @@ class Play:
     def role(self) -> str | None:
         """Role of the phase: generator, critic or autoencoder; None outside of training."""
         return self.phase.role if self.phase else None
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step over all workers and microbatches."""
+        return self.whole_batch or len(self.rows)
 
     # --- named draws: keyed by (seed, step, phase, repeat, name) and the global row -------------------------------
 
@@ -107,6 +120,22 @@ class Play:
         if entry.condition is None:
             return module(*entry.inputs)  # type: ignore[no-any-return]
         return module(*entry.inputs, condition=entry.condition)  # type: ignore[no-any-return]
+
+    def real_counterpart(self, fake: Judged, batch: Batch) -> Score:
+        """The critic's answer to the real entries that stand against `fake`: judged already, or shown now.
+
+        Needs a variant that offers "real_entry".
+        """
+        for judged in self.judged:
+            if judged.real and judged.critic == fake.critic:
+                return judged.score
+        if self.variant is None:
+            raise RuntimeError("outside of training there is nothing real to compare with")
+        entry = self.variant.real_entry(fake.critic, batch, self)
+        for hack in self.hacks:
+            entry = hack.entry(entry, self, critic=fake.critic, real=True)
+        with torch.no_grad():
+            return self.critic(fake.critic, entry)
 
     # --- objectives --------------------------------------------------------------------------------------------
 

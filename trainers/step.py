@@ -116,6 +116,8 @@ class Game:
             device=self.device,
             dtype=self.dtype,
             workers=self.workers,
+            variant=self.variant,
+            batch_size=self.config.settings.batch_size,
         )
 
     # --- one step -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class DCGAN(TwoPlayers):
     Deviation: z is normal by default, not uniform; `latent: uniform` is the paper's.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "targets", "logits"})
+    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "targets", "logits"})
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",
         "optimizers": {"generator": {"lr": 2e-4, "betas": [0.5, 0.999]}, "critic": {"lr": 2e-4, "betas": [0.5, 0.999]}},
