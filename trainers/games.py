@@ -14,7 +14,8 @@ from trainers.play import Play
 class TwoPlayers(Variant):
     """A generator of noise against one critic; the critic is updated `n_critic` times, then the generator once.
 
-    A subclass declares `latent_dim`, `latent` and `n_critic` among its own fields, and the two losses.
+    A subclass declares `latent_dim`, `latent` and `n_critic` among its own fields, and the two losses. A conditional one
+    also says what samples are made from (`fake`) and what the critic is told (`condition`).
     """
 
     critic_name: ClassVar[str] = "discriminator"
@@ -44,15 +45,26 @@ class TwoPlayers(Variant):
     def generator_losses(self, fake: Score, batch: Batch, play: Play) -> Losses:
         """Terms (..., B) that the generator minimises."""
 
+    def fake(self, nets: Networks, batch: Batch, play: Play) -> Tensor:
+        """Samples to train on, (..., B, *size)."""
+        return self.sample(nets, len(batch.index), play)
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """What the critic is told of real and fake alike: labels (..., B), or None."""
+        return None
+
+    def real_entry(self, critic: str, batch: Batch, play: Play) -> Entry:
+        return Entry((batch.x,), self.condition(batch))
+
     def _critic_phase(self, nets: Networks, batch: Batch, play: Play) -> Losses:
-        fake = self.sample(nets, len(batch.index), play)
+        fake = Entry((self.fake(nets, batch, play),), self.condition(batch))
         real_score = play.judge(self.critic_name, self.real_entry(self.critic_name, batch, play), real=True)
-        fake_score = play.judge(self.critic_name, Entry((fake,)), real=False)
+        fake_score = play.judge(self.critic_name, fake, real=False)
         return self.critic_losses(real_score, fake_score, batch, play)
 
     def _generator_phase(self, nets: Networks, batch: Batch, play: Play) -> Losses:
-        fake = self.sample(nets, len(batch.index), play)
-        return self.generator_losses(play.judge(self.critic_name, Entry((fake,)), real=False), batch, play)
+        entry = Entry((self.fake(nets, batch, play),), self.condition(batch))
+        return self.generator_losses(play.judge(self.critic_name, entry, real=False), batch, play)
 
 
 def cross_entropy(real: Score, fake: Score, play: Play) -> Losses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainers.core import DataShape, Score
 
@@ -26,6 +27,55 @@ class Critic(nn.Module):
         features = self.trunk(x)
         logits = self.head(features)
         return Score(logits.squeeze(-1) if self.outputs == 1 else logits, features)
+
+
+def find_critic(module: nn.Module) -> Critic:
+    """The `Critic` that a critic network is or wraps. Raises ValueError where there is none."""
+    found = next((inner for inner in module.modules() if isinstance(inner, Critic)), None)
+    if found is None:
+        raise ValueError(f"{type(module).__name__} contains no layers.Critic")
+    return found
+
+
+def one_hot(label: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """(..., B) int64 -> (..., B, num_classes) of `like`'s dtype."""
+    return F.one_hot(label, num_classes).to(like.dtype)
+
+
+class LabelledGenerator(nn.Module):
+    """A generator that is told the class: z and the one-hot label, concatenated (arXiv 1411.1784).
+
+    `net` takes (..., B, latent_dim + num_classes).
+    """
+
+    def __init__(self, net: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.net = net
+        self.num_classes = num_classes
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        """(..., B, latent_dim), (..., B) -> (..., B, *size)."""
+        return self.net(torch.cat([z, one_hot(label, self.num_classes, z)], -1))  # type: ignore[no-any-return]
+
+
+class LabelledCritic(nn.Module):
+    """A critic that is told the class: one constant channel (or dimension) for each class beside the data (arXiv 1411.1784).
+
+    `critic` takes data with `num_classes` more channels; hacks find it, a `Critic`, inside.
+    """
+
+    def __init__(self, critic: nn.Module, shape: DataShape, num_classes: int) -> None:
+        super().__init__()
+        self.critic = critic
+        self.shape = shape
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor, condition: Tensor) -> Score:
+        """(..., B, *size), labels (..., B) -> Score."""
+        told = one_hot(condition, self.num_classes, x)
+        rest = self.shape.size[1:]
+        planes = told.reshape(*told.shape, *(1 for _ in rest)).expand(*told.shape, *rest)
+        return self.critic(torch.cat([x, planes], -len(self.shape.size)))  # type: ignore[no-any-return]
 
 
 class Flatten(nn.Module):
