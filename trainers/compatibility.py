@@ -122,8 +122,8 @@ def _sizes(side: str, backbone: Choice, shape: Mapping[str, Any]) -> Iterable[Mi
         if shape["kind"] in plugins.describe("backbones", name).attributes.get("sizes", {})
     ]
     if shape["kind"] not in sizes:
-        what = f"backbone {backbone.name} cannot be the {side} of {shape['kind']}"
-        yield Misfit(side, "backbone-kind", what, "", f"these can: {', '.join(makers)}")
+        what = f"backbone {backbone.name} does not work with {shape['kind']}"
+        yield Misfit(side, "backbone-kind", what, "", f"these do: {', '.join(makers)}")
         return
     limits = sizes[shape["kind"]]
     if limits is None:

@@ -249,6 +249,7 @@ class Hack:
     vectorizes: ClassVar[bool] = False
     differentiates: ClassVar[frozenset[str]] = frozenset()
     order: ClassVar[int] = 50
+    neutral: ClassVar[dict[str, Any] | None] = None  # parameters with which the hack changes nothing, where it has such
 
     def networks(self, parts: dict[str, Part], shape: DataShape) -> dict[str, Part]:
         """Add, wrap or replace networks (spectral norm, minibatch discrimination, EMA's copy, buffers)."""

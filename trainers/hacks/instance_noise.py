@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
@@ -21,6 +21,7 @@ class InstanceNoise(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     vectorizes: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any] | None] = {"sigma": 0.0}
     order: ClassVar[int] = 60
 
     sigma: Annotated[float, Ge(0)] = 0.1

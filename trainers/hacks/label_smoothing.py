@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Interval
 from torch import Tensor
@@ -22,6 +22,7 @@ class LabelSmoothing(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"targets"})
     vectorizes: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any] | None] = {"real": 1.0, "fake": 0.0}
 
     real: Annotated[float, Interval(gt=0.5, le=1)] = 0.9
     "Target of real samples."

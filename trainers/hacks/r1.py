@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Interval
 from torch import Tensor
@@ -18,11 +18,12 @@ class R1(Hack):
     """R1 gradient penalty (https://arxiv.org/abs/1801.04406): gamma / 2 |grad_x D(x)|^2 on real samples.
 
     Lazily with `every` > 1: each `every` steps with `every` times the weight (https://arxiv.org/abs/1912.04958).
+    With batch normalisation in the critic the gradient is of the whole batch's logits, no longer of each sample's own.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "logits"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"critic.batch_norm"})
     vectorizes: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any] | None] = {"gamma": 0.0}
     differentiates: ClassVar[frozenset[str]] = frozenset({"real"})
 
     gamma: Annotated[float, Ge(0)] = 1.0

@@ -20,6 +20,7 @@ class DCGAN(TwoPlayers):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "targets", "logits"})
+    needs: ClassVar[frozenset[str]] = frozenset({"image"})
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",
         "optimizers": {"generator": {"lr": 2e-4, "betas": [0.5, 0.999]}, "critic": {"lr": 2e-4, "betas": [0.5, 0.999]}},
