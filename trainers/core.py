@@ -230,6 +230,10 @@ class Variant(ABC):
         Draws come from `play` (named), so that one seed gives one answer. Called without gradients, in eval mode.
         """
 
+    def num_labels(self, shape: DataShape) -> int:
+        """How many labels `sample` takes, for a variant with `given = "labels"`: the data's classes unless told otherwise."""
+        return shape.num_classes or 0
+
     def real_entry(self, critic: str, batch: Batch, play: Play) -> Entry:
         """What stands as real before a critic. A variant that offers "real_entry" keeps this true for all its critics."""
         return Entry((batch.x,))

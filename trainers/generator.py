@@ -74,6 +74,11 @@ class Generator:
         """What `sample` may be told: "nothing", "labels" or "images" (source images, which it needs)."""
         return self.variant.given
 
+    @property
+    def num_labels(self) -> int:
+        """How many labels there are for a variant that takes them."""
+        return self.variant.num_labels(self.data_shape) if self.given == "labels" else 0
+
     @torch.no_grad()
     def sample(
         self,
@@ -114,7 +119,7 @@ class Generator:
         if labels is not None and len(labels) != n:  # type: ignore[arg-type]
             raise ValueError(f"{n} samples need {n} labels")
         if labels is not None:
-            known, told = self.data_shape.num_classes or 0, torch.as_tensor(labels)  # type: ignore[call-overload]
+            known, told = self.num_labels, torch.as_tensor(labels)  # type: ignore[call-overload]
             if len(told) and not 0 <= int(told.min()) <= int(told.max()) < known:
                 raise ValueError(f"labels must be from 0 to {known - 1}")
         if (source is not None) != (self.given == "images"):

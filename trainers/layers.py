@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainers.core import DataShape, Score
 
@@ -39,7 +38,7 @@ def find_critic(module: nn.Module) -> Critic:
 
 def one_hot(label: Tensor, num_classes: int, like: Tensor) -> Tensor:
     """(..., B) int64 -> (..., B, num_classes) of `like`'s dtype."""
-    return F.one_hot(label, num_classes).to(like.dtype)
+    return (label.unsqueeze(-1) == torch.arange(num_classes, device=label.device)).to(like.dtype)
 
 
 class LabelledGenerator(nn.Module):

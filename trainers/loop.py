@@ -336,6 +336,5 @@ def picture(generator: Generator, data: Prepared) -> bytes:
         return pictures.png(pictures.enlarge(pictures.grid(pairs, 8), factor))
     labels = None
     if generator.given == "labels":
-        classes = generator.data_shape.num_classes or 1
-        labels = torch.arange(GRID) // 8 % classes
+        labels = torch.arange(GRID) // 8 % max(generator.num_labels, 1)
     return pictures.png(pictures.enlarge(pictures.grid(generator.images(GRID, labels=labels), 8), factor))
