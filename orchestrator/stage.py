@@ -104,6 +104,7 @@ class Context:
     cluster: Cluster  # lazy: `cluster.start()` starts or joins Ray once a run
     stopping: Callable[[], bool]  # True once a signal came: save and return by raising errors.Interrupted
     tracking_uri: str = ""
+    max_failures: int = 3  # deaths of workers that a stage survives by itself (the spec's `retry`, where it says more)
 
     def open(self, artifact: Artifact, name: str) -> Path:
         """A verified local file of an artifact."""
@@ -126,6 +127,15 @@ class Stage(ABC):
         unknown until that stage has run). Never raises for bad parameters: returns complaints.
         """
         return Foresight()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the bytes that this stage reads from outside of the store (JSON); part of its cache key.
+
+        The engine calls it whenever it makes the stage's key, so that changed content at the same path is no cache hit.
+        It must be cheap: sizes, times and checksums of files, never their content. {} when everything comes from inputs
+        and parameters. Raises BadInput (nothing there) or Unavailable (storage unreachable).
+        """
+        return {}
 
     @abstractmethod
     def run(self, context: Context) -> dict[str, Artifact]:
