@@ -57,6 +57,11 @@ def offered(description: plugins.Description, params: Mapping[str, Any]) -> set[
     return found
 
 
+def by_side(side: str, words: Iterable[str]) -> set[str]:
+    """A backbone's offers on one side: "weights" -> "critic.weights"; "generator.batch_norm" is of that side alone."""
+    return {word if "." in word else f"{side}.{word}" for word in words if "." not in word or word.startswith(f"{side}.")}
+
+
 def data_offers(shape: Mapping[str, Any]) -> set[str]:
     """What a data set of this shape (DataShape.to_json) offers."""
     found = {shape["kind"]}
@@ -76,7 +81,7 @@ def compatible(
     owns = "owns_networks" in offers
     for side, one in backbones.items():
         if not owns:
-            offers |= {f"{side}.{word}" for word in offered(plugins.describe("backbones", one.name), one.params)}
+            offers |= by_side(side, offered(plugins.describe("backbones", one.name), one.params))
     offers |= {f"hack.{hack.name}" for hack in hacks}
     if shape:
         offers |= data_offers(shape)

@@ -154,7 +154,8 @@ class Act(NamedTuple):
 class Backbone(ABC):
     """Makes networks. A frozen dataclass; its fields are its YAML parameters.
 
-    `offers` (and `offers_when`, by parameter values) say what hacks may hold on to: "weights", "features", "batch_norm", ….
+    `offers` (and `offers_when`, by parameter values) say what hacks may hold on to: "weights", "features", "batch_norm", …;
+    "critic.batch_norm" where only one side's networks are meant.
     `sizes` names the data it can make: {"points": …, "image": (min, max, multiple_of)}; None means unlimited.
     """
 
@@ -212,6 +213,7 @@ class Variant(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     coupled: ClassVar[bool] = False
+    differentiates: ClassVar[frozenset[str]] = frozenset()  # like a hack's
     given: ClassVar[str] = "nothing"  # what `sample` takes: "nothing", "labels" or "images" (source images to translate)
     defaults: ClassVar[dict[str, Any]] = {}
 
