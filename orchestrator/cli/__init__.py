@@ -1,7 +1,111 @@
-"""The command line: one command a file, loaded only when it is called."""
+"""The command line: one command a file, imported only when it is called or listed.
+
+Nothing here computes: a command parses its arguments, calls the Python API and prints. Results go to stdout, everything
+else to stderr. Exit codes are those of `orchestrator.errors`; an exception that nobody foresaw is a bug of ours: one
+line, exit 70, and its trace in a file.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
 
-def main() -> None:
-    raise SystemExit(70)
+import click
+
+from orchestrator.errors import OrchestratorError, SpecError
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Run a pipeline": ("run", "validate", "plan", "why"),
+    "Look at runs": ("status", "report", "sample"),
+    "Find out": ("list", "schema", "explain", "completion"),
+    "Look after it": ("doctor", "sync"),
+}
+BUG = 70
+
+
+class Commands(click.Group):
+    """Finds `orchestrate NAME` in `orchestrator/cli/NAME.py`, whose command is the attribute `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in SECTIONS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        found = import_module(f"orchestrator.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                found = [(name, self.get_command(ctx, name)) for name in names]
+                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in found if command])
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"orchestrate {version('gan-orchestrator')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def orchestrate() -> None:
+    """Train GANs from one YAML file: raw data to a registered, evaluated model.
+
+    \b
+    Start with:
+      orchestrate plan pipelines/dcgan.yaml     what would run, and why
+      orchestrate run pipelines/dcgan.yaml      run it; again, and it goes on or is cached
+      orchestrate list variants                 what a pipeline can be made of
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The entry point: run the command line and exit with its code."""
+    sys.exit(invoke(argv))
+
+
+def invoke(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code and never raises."""
+    try:
+        result: Any = orchestrate.main(args=argv, prog_name="orchestrate", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except OrchestratorError as error:
+        click.echo(describe(error), err=True)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001
+        click.echo(_bug(error), err=True)
+        return BUG
+
+
+def describe(error: OrchestratorError) -> str:
+    """What a user reads on stderr: the problems of a spec with their places, or one `error[kind]: …` line."""
+    text = str(error)
+    if isinstance(error, SpecError):
+        count = len(error.problems)
+        return f"{text}\n{count} problem{'s' if count != 1 else ''}; `orchestrate explain ID` says more about one"
+    return click.style(f"error[{error.kind}]", fg="red") + f": {text}"
+
+
+def _bug(error: Exception) -> str:
+    """One line for an unforeseen exception; its trace goes to a file of the user's own temporary directory."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"orchestrate {' '.join(sys.argv[1:])}\n\n")
+        file.write("".join(traceback.format_exception(error)))
+    message = " ".join(str(error).split())[:200]
+    return f"error[bug]: a bug of ours: {type(error).__name__}: {message}; its trace: {file.name}"

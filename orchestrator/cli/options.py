@@ -1,0 +1,134 @@
+"""Options and ways of printing that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.errors import BadInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+JSON_VERSION = 1  # of everything that --json prints
+
+
+def complete_pipelines(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Shell completion: the pipelines at hand, then any file."""
+    from click.shell_completion import CompletionItem
+
+    found: list[Any] = [CompletionItem(path) for path in pipelines() if path.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def pipeline(function: F) -> F:
+    """PIPELINE: the path of a YAML file that exists."""
+    return click.argument("pipeline", callback=_existing, shell_complete=complete_pipelines)(function)
+
+
+def overrides(function: F) -> F:
+    """--set, --profile and --storage: what may change a spec from outside of its file."""
+    for option in (
+        click.option("--storage", metavar="URL", help="Where runs are kept; any fsspec URL instead of the spec's."),
+        click.option("--profile", metavar="NAME", help="A profile of the spec."),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one value, as stages.train.with.total_steps=4000. Repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def which_stages(function: F) -> F:
+    """--force, --from, --until and --no-cache."""
+    for option in (
+        click.option("--no-cache", is_flag=True, help="Run every stage again."),
+        click.option("--until", metavar="STAGE", help="Stop after this stage."),
+        click.option("--from", "from_", metavar="STAGE", help="Run this stage and all that follow from it again."),
+        click.option(
+            "--force", multiple=True, metavar="STAGE", help="Run this stage again although cached. Repeatable."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def storage(function: F) -> F:
+    """--storage for commands that look at runs, with the default of a spec."""
+    return click.option(
+        "--storage", default="runs", show_default=True, metavar="URL", help="Where the runs are kept; any fsspec URL."
+    )(function)
+
+
+def as_json(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs on stdout.")(function)
+
+
+def emit(**values: Any) -> None:
+    """One versioned JSON object on stdout."""
+    click.echo(json.dumps({"version": JSON_VERSION, **values}, indent=2, default=plain))
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know: sets as sorted lists, tuples as lists, anything else as text."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else str(value)
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Aligned columns, two spaces apart; the last one runs free."""
+    lines = [tuple(head), *(tuple(row) for row in rows)] if head else [tuple(row) for row in rows]
+    if not lines:
+        return ""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    if head:
+        texts[0] = click.style(texts[0], dim=True)
+    return "\n".join(texts)
+
+
+def echo(text: str = "") -> None:
+    """A result line on stdout; without colour where NO_COLOR is set."""
+    click.echo(text, color=_color())
+
+
+def tell(text: str) -> None:
+    """Anything that is no result, on stderr."""
+    click.echo(text, err=True, color=_color())
+
+
+def pipelines(folder: str = "pipelines") -> list[str]:
+    """The pipeline files at hand."""
+    return sorted(str(path) for path in Path(folder).glob("*.y*ml"))
+
+
+def _color() -> bool | None:
+    import os
+
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def _existing(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if Path(value).is_file():
+        return value
+    from difflib import get_close_matches
+
+    near = get_close_matches(value, pipelines(), n=1)
+    there = ", ".join(pipelines())
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"there are {there}"
+        if there
+        else "`orchestrate list pipelines` looks in ./pipelines"
+    )
+    raise BadInput(f"no such file: {value}" if not Path(value).is_dir() else f"{value} is a directory", hint=hint)

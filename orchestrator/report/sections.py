@@ -1,0 +1,320 @@
+"""What the report shows of each kind of artifact: a section is a title and blocks, and the template draws each block.
+
+An artifact kind that is not known here gets no section of its own; it still stands in the lineage.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.report import charts
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts import Artifact, ArtifactStore
+
+MAX_FRAMES = 14
+MAX_IMAGE_BYTES = 4_000_000  # a larger picture would make the page slow; its name is told instead
+SMALL_IMAGE_PX = 700  # narrower pictures are enlarged without smoothing
+
+Block = dict[
+    str, Any
+]  # `kind` names how the template draws it: charts, wide, frames, images, facts, table, text, source
+
+
+@dataclass
+class Section:
+    """A titled part of the page."""
+
+    anchor: str
+    title: str
+    note: str = ""
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: its text, and the value that sorting compares ("" sorts last)."""
+
+    text: str
+    sort: str
+
+
+def section(stage: str, artifact: Artifact, store: ArtifactStore) -> Section | None:
+    """The section of one artifact, None where its kind has none."""
+    build = BUILDERS.get(artifact.kind)
+    return build(stage, artifact, store) if build else None
+
+
+def _dataset(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    facts = dict(artifact.metadata)
+    shape = facts.pop("shape", None) or {}
+    rows = [
+        ("data set", facts.pop("dataset", "")),
+        ("one sample", f"{shape.get('kind', '')} {' x '.join(map(str, shape.get('size', [])))}"),
+        ("splits", ", ".join(f"{name} {count:,}" for name, count in (facts.pop("splits", None) or {}).items())),
+    ]
+    corrupt = facts.pop("corrupt", None) or []
+    rows += _pairs({key: value for key, value in facts.items() if value not in (None, [], {})})
+    if corrupt:
+        rows.append(("unreadable files", f"{len(corrupt)}: {', '.join(map(str, corrupt[:10]))}"))
+    return Section(stage, f"Data: {stage}", blocks=[{"kind": "facts", "facts": rows}])
+
+
+def _features(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    shown = {key: value for key, value in artifact.metadata.items() if key not in ("shape", "state")}
+    return Section(stage, f"Feature space: {stage}", blocks=[{"kind": "facts", "facts": _pairs(shown)}])
+
+
+def _search(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    facts = artifact.metadata
+    trials = _trials(json.loads(store.read(artifact, "trials.json")))
+    metric, direction = str(facts.get("metric", "value")), str(facts.get("direction", "minimize"))
+    best = _best(trials, direction)
+    names = _varied(trials)
+    failed = sum(1 for trial in trials if trial["error"])
+    made = Section(stage, f"Search: {stage}", note=f"{len(trials)} trials, {failed} failed; {direction} {metric}")
+    rows = [{metric: trial["value"], **trial["params"]} for trial in trials]
+    overview = charts.scatter(
+        [(i, t["value"], _tip(t, metric), i == best) for i, t in enumerate(trials) if t["value"] is not None],
+        label=f"{metric} of each trial",
+    )
+    if overview:
+        made.blocks.append(
+            {"kind": "charts", "charts": [{"title": f"{metric} of each trial", "svg": marked_safe(overview)}]}
+        )
+    lines = charts.parallel(rows, [*names[:7], metric], best, label="parameters of each trial")
+    if lines:
+        made.blocks += [{"kind": "wide", "title": "Parameters against the score", "svg": marked_safe(lines)}]
+    made.blocks.append({"title": "Trials", **_trial_table(trials, names, metric, best)})
+    winner = facts.get("winner")
+    if winner:
+        text = json.dumps(winner, indent=2, sort_keys=True)
+        made.blocks.append({"kind": "source", "summary": "The winner's train configuration", "text": text})
+    return made
+
+
+def _trials(stored: Any) -> list[dict[str, Any]]:
+    """Trials in one form: number, params (flat), value (None without one), step, seconds, state, error."""
+    listed = stored.get("trials", []) if isinstance(stored, Mapping) else stored
+    found = []
+    for index, trial in enumerate(listed):
+        value = trial.get("value", trial.get("score"))
+        found.append(
+            {
+                "number": trial.get("number", trial.get("trial", index)),
+                "params": _flat(trial.get("params") or trial.get("config") or {}),
+                "value": float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None,
+                "step": trial.get("step", trial.get("steps")),
+                "seconds": trial.get("seconds"),
+                "state": trial.get("state", trial.get("status", "")),
+                "error": trial.get("error") or "",
+            }
+        )
+    return found
+
+
+def _best(trials: Sequence[Mapping[str, Any]], direction: str) -> int | None:
+    scored = [(trial["value"], index) for index, trial in enumerate(trials) if trial["value"] is not None]
+    if not scored:
+        return None
+    return (min if direction == "minimize" else max)(scored)[1]
+
+
+def _varied(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Parameters that differ between trials, in the order they first appear."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
+    varied = [name for name in names if len({str(trial["params"].get(name)) for trial in trials}) > 1]
+    return varied or names
+
+
+def _trial_table(trials: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str, best: int | None) -> Block:
+    columns = [{"name": "trial", "numeric": True}, {"name": metric, "numeric": True}]
+    columns += [{"name": name, "numeric": _numeric(trial["params"].get(name) for trial in trials)} for name in names]
+    columns += [
+        {"name": "steps", "numeric": True},
+        {"name": "time", "numeric": True},
+        {"name": "state", "numeric": False},
+    ]
+    rows = []
+    for index, trial in enumerate(trials):
+        cells = [_cell(trial["number"]), _cell(trial["value"])]
+        cells += [_cell(trial["params"].get(name)) for name in names]
+        seconds = trial["seconds"]
+        time = Cell("", "") if seconds is None else Cell(charts.duration(seconds), str(seconds))
+        state = f"{trial['state']}: {trial['error']}" if trial["error"] else str(trial["state"])
+        rows.append({"marked": index == best, "cells": [*cells, _cell(trial["step"]), time, _cell(state)]})
+    return {"kind": "table", "sortable": True, "columns": columns, "rows": rows}
+
+
+def _model(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    facts = artifact.metadata
+    made = Section(stage, f"Training: {stage}", note=f"{facts.get('step', '?')} steps, seed {facts.get('seed', '?')}")
+    frames = _frames(artifact, store)
+    if frames:
+        made.blocks.append({"kind": "frames", "title": "Samples over training", "frames": frames})
+    if "history.jsonl" in artifact.files:
+        made.blocks += _curves(store.read(artifact, "history.jsonl").decode())
+    config = facts.get("config")
+    if config:
+        text = json.dumps(config, indent=2, sort_keys=True)
+        made.blocks.append({"kind": "source", "summary": "The whole train configuration", "text": text})
+    return made
+
+
+def _curves(history: str) -> list[Block]:
+    """One chart a phase with its terms, one chart for each value outside of phases, from JSON lines."""
+    points: dict[str, tuple[list[float], list[float]]] = {}
+    for line in history.splitlines():
+        record = json.loads(line)
+        step = float(record.get("step", 0))
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                xs, ys = points.setdefault(name, ([], []))
+                xs.append(step)
+                ys.append(float(value))
+    groups: dict[str, list[charts.Series]] = {}
+    for name, (xs, ys) in points.items():
+        phase, _, term = name.rpartition("/")
+        groups.setdefault(phase or name, []).append(charts.Series(term, xs, ys))
+    drawn = [
+        {"title": group, "svg": marked_safe(svg), "legend": [s.name for s in series] if len(series) > 1 else []}
+        for group, series in groups.items()
+        if (svg := charts.lines(series, label=f"{group} over steps"))
+    ]
+    return [{"kind": "charts", "title": "Losses over steps", "charts": drawn}] if drawn else []
+
+
+def _frames(artifact: Artifact, store: ArtifactStore) -> list[dict[str, str]]:
+    """Sample grids over training, at most MAX_FRAMES evenly chosen, the last always among them."""
+    names = sorted(name for name in artifact.files if name.startswith("samples/") and name.endswith(".png"))
+    if len(names) > MAX_FRAMES:
+        names = [names[round(i * (len(names) - 1) / (MAX_FRAMES - 1))] for i in range(MAX_FRAMES)]
+    frames = []
+    for name in names:
+        digits = "".join(char for char in name.rsplit("/", 1)[-1] if char.isdigit())
+        caption = f"step {int(digits):,}" if digits else name
+        frames.append({"uri": _uri(store.read(artifact, name)), "caption": caption})
+    return frames
+
+
+def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    facts = artifact.metadata
+    made = Section(stage, f"Evaluation: {stage}")
+    columns = [{"name": n, "numeric": n == "value"} for n in ("metric", "score", "value", "protocol")]
+    rows = []
+    for metric, score in (facts.get("scores") or {}).items():
+        values, protocol = _values(score)
+        text = ", ".join(f"{key} {text_of(value)}" for key, value in protocol.items())
+        for position, (name, value) in enumerate(values.items()):
+            first = Cell(metric if position == 0 else "", metric)
+            rows.append(
+                {"marked": False, "cells": [first, _cell(name), _cell(value), _cell(text if position == 0 else "")]}
+            )
+    if rows:
+        made.blocks.append({"kind": "table", "sortable": False, "columns": columns, "rows": rows})
+    images = _images(artifact, store)
+    if images:
+        made.blocks.append({"kind": "images", "title": "Pictures", "images": images})
+    return made
+
+
+def _values(score: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers and the protocol of a score, whichever way the metric nests them."""
+    if not isinstance(score, Mapping):
+        return {"value": score}, {}
+    protocol = dict(score.get("protocol") or {})
+    values = score.get("values", score.get("value"))
+    if values is None:
+        values = {key: value for key, value in score.items() if key != "protocol"}
+    return dict(values) if isinstance(values, Mapping) else {"value": values}, protocol
+
+
+def _registration(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
+    return Section(stage, f"Registry: {stage}", blocks=[{"kind": "facts", "facts": _pairs(artifact.metadata)}])
+
+
+def _images(artifact: Artifact, store: ArtifactStore) -> list[dict[str, Any]]:
+    found = []
+    for name in sorted(artifact.files):
+        if not name.endswith(".png") or name.startswith("samples/") or artifact.files[name].size > MAX_IMAGE_BYTES:
+            continue
+        data = store.read(artifact, name)
+        width = int.from_bytes(data[16:20], "big")  # from the PNG header
+        caption = name.removesuffix(".png").replace("_", " ").replace("/", ": ")
+        found.append({"uri": _uri(data), "caption": caption, "small": width < SMALL_IMAGE_PX})
+    return found
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def marked_safe(svg: str) -> Any:
+    """Marks our own SVG (its texts are escaped where it is made) as markup for the template."""
+    from markupsafe import Markup
+
+    return Markup(svg)  # noqa: S704
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters with dotted names; lists as texts."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = text_of(value) if isinstance(value, (list, tuple, Mapping)) else value
+    return flat
+
+
+def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), text_of(value)) for name, value in facts.items()]
+
+
+def _numeric(values: Iterable[Any]) -> bool:
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
+
+
+def _cell(value: Any) -> Cell:
+    return Cell("", "") if value is None else Cell(text_of(value), str(value))
+
+
+def text_of(value: Any) -> str:
+    """A value as a reader wants it: short numbers, lists and mappings in one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return charts.number(value)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10000 else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {text_of(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(text_of(item) for item in value[:20])
+        return f"{shown}, … ({len(value)})" if len(value) > 20 else shown or "none"
+    text = str(value)
+    return text[:12] if len(text) == 64 and all(char in "0123456789abcdef" for char in text) else text
+
+
+def _tip(trial: Mapping[str, Any], metric: str) -> str:
+    params = "\n".join(f"{name} = {text_of(value)}" for name, value in trial["params"].items())
+    return f"trial {trial['number']}: {metric} {text_of(trial['value'])}\n{params}"
+
+
+BUILDERS: dict[str, Callable[[str, Artifact, ArtifactStore], Section]] = {
+    "dataset": _dataset,
+    "features": _features,
+    "search": _search,
+    "model": _model,
+    "scores": _scores,
+    "registration": _registration,
+}
