@@ -57,7 +57,7 @@ def export(generator: Generator, path: Path) -> dict[str, Any]:
         "dtype": str(lean.dtype).removeprefix("torch."),
         "kind": lean.shape.kind,
         "size": list(lean.shape.size),
-        "num_classes": lean.data_shape.num_classes,
+        "num_classes": lean.num_labels or lean.data_shape.num_classes,
         "source": list(lean.data_shape.size) if inputs == "images" else None,
     }
     with _quiet():

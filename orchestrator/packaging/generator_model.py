@@ -20,7 +20,7 @@ BLOCK = 32  # rows that share one random generator
 CHUNK = 256  # rows made at once; a multiple of BLOCK
 
 
-class GeneratorModel(mlflow.pyfunc.PythonModel):
+class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Samples as a function of (seed, row): the same seed gives the same bytes."""
 
     def load_context(self, context: Any) -> None:
@@ -28,7 +28,7 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):
         self.facts = json.loads(Path(context.artifacts["facts"]).read_text())
         self.program = mlflow.pytorch.load_model(str(program.parent.parent))
 
-    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:  # type: ignore[type-arg]
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:
         """`model_input`: int64 (n,), of which a conditional model reads the classes and any other only the count; or the
         uint8 (n, H, W, C) images that a translator translates. `params`: `seed` (int) and `truncation` in (0, 1], which
         scales normal latents. Returns uint8 (n, H, W, C), or float32 (n, D) for points.

@@ -1,0 +1,297 @@
+"""MLflow behind one small protocol: a run for each pipeline run, its stages nested in it, trials nested in their stage.
+
+Nothing here waits for a server or raises into training: every call appends to a local spool, a background thread sends
+it, and `sync` sends what an outage left behind. A run in which no stage runs is never told, so that a fully cached run
+does not even import mlflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import registry
+from orchestrator.errors import Unavailable
+from orchestrator.sender import Delivery, Sender
+from orchestrator.spool import Spool, spools
+
+PARAM_LENGTH = 6000  # MLflow cuts longer ones; ours then stand in full in an artifact
+TAG_LENGTH = 8000
+_UNFIT = re.compile(r"[^\w./ :-]")  # what MLflow takes in no name
+_STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+_log = logging.getLogger(__name__)
+
+
+def spool_directory(storage: str) -> Path:
+    """Where the spools of a storage lie: inside a local one, else in this user's state directory."""
+    root = registry.local_root(storage)
+    if root is not None:
+        return root / "spool"
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "gan-orchestrator" / hashlib.sha256(storage.encode()).hexdigest()[:16] / "spool"
+
+
+class Tracker:
+    """Starts runs that are told to one MLflow. `uri` carries no credentials."""
+
+    def __init__(self, storage: str, uri: str, spool_dir: Path, notice: Callable[[str], None]) -> None:
+        self.storage, self.uri, self.spool_dir, self.notice = storage, uri, spool_dir, notice
+
+    @classmethod
+    def open(
+        cls,
+        storage: str,
+        tracking_uri: str | None = None,
+        spool_dir: Path | None = None,
+        *,
+        notice: Callable[[str], None] = _log.warning,
+    ) -> Tracker:
+        """`tracking_uri` None: the database in the local storage. `notice` gets one line for an outage, from a thread.
+
+        Raises BadInput for a remote storage without `tracking_uri`. No server is contacted.
+        """
+        uri = registry.plain_uri(registry.tracking_uri(storage, tracking_uri))
+        return cls(storage, uri, spool_dir or spool_directory(storage), notice)
+
+    def start_run(
+        self,
+        pipeline: str,
+        run_id: str,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> RunTracker:
+        """The run of a pipeline run; the same `run_id` goes on in the same MLflow run."""
+        spool = Spool(self.spool_dir, run_id)
+        writer = _Writer(spool, Sender(spool, self.notice), self.notice)
+        known = {"orchestrator.run_id": run_id, "orchestrator.pipeline": pipeline}
+        writer.hold({"op": "open", "pipeline": pipeline, "storage": self.storage, "uri": self.uri})
+        run = RunTracker(writer, run_id)
+        run.open({**known, **(tags or {})})
+        if params:
+            run.params(params)
+        return run
+
+
+class _Writer:
+    """Appends to the spool; what it is told before the first `release` waits in memory. Thread-safe, never raises."""
+
+    def __init__(self, spool: Spool, sender: Sender, notice: Callable[[str], None]) -> None:
+        self.spool, self.sender, self.notice = spool, sender, notice
+        self.lost = 0
+        self._waiting: list[dict[str, Any]] | None = []
+        self._lock = threading.RLock()
+
+    def hold(self, entry: dict[str, Any]) -> None:
+        """Write an entry now, or at the first `release`."""
+        with self._lock:
+            if self._waiting is not None:
+                self._waiting.append(entry)
+                return
+        self._append(entry)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        self.release()
+        self._append(entry)
+
+    def release(self) -> None:
+        """Something happens in this run: it is worth telling."""
+        with self._lock:
+            if self._waiting is None:
+                return
+            for entry in self._waiting:
+                self._append(entry)
+            self._waiting = None
+            self.sender.start()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self.guarded():
+            self.spool.append(entry)
+            self.sender.wake()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What cannot be written is counted and told once; training goes on."""
+        try:
+            yield
+        except (OSError, TypeError, ValueError) as error:
+            self.lost += 1
+            if self.lost == 1:
+                self.notice(f"something was not logged to {self.spool.path}: {error}")
+
+    @property
+    def idle(self) -> bool:
+        return self._waiting is not None
+
+
+class Branch:
+    """One MLflow run: a stage of a pipeline run, or a trial of a stage. A StageTracker."""
+
+    def __init__(self, writer: _Writer, key: str) -> None:
+        self.key = key
+        self._writer = writer
+        self._write = writer.write
+
+    def open(self, tags: Mapping[str, str] | None = None) -> None:
+        values = {_name(name): str(value)[:TAG_LENGTH] for name, value in (tags or {}).items()}
+        self._write({"op": "run", "run": self.key, "time": _now_ms(), "tags": values})
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Parameters by name; a mapping becomes dotted names, other values their text or JSON."""
+        with self._writer.guarded():
+            texts = {_name(name): _text(value) for name, value in _flat(values)}
+            for name, text in texts.items():
+                if len(text) > PARAM_LENGTH:
+                    self.artifact(f"params/{name}.txt", text.encode())
+                    texts[name] = text[: PARAM_LENGTH - 1] + "…"
+            if texts:
+                self._write({"op": "params", "run": self.key, "values": texts})
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        with self._writer.guarded():
+            pairs = [(_name(name), float(value)) for name, value in values.items()]
+            if pairs:
+                now = _now_ms()
+                self._write({"op": "metrics", "run": self.key, "time": now, "step": int(step), "values": pairs})
+
+    def figure(self, name: str, png: bytes) -> None:
+        """A picture, shown under `figures/`."""
+        self.artifact(f"figures/{name.removesuffix('.png')}.png", png)
+
+    def artifact(self, name: str, content: bytes | Path) -> None:
+        """A file under this name ("report.html", "params/config.json"), replacing an earlier one."""
+        with self._writer.guarded():
+            folder, _, last = name.strip("/").rpartition("/")
+            data = content.read_bytes() if isinstance(content, Path) else content
+            file = self._writer.spool.keep(last, data)
+            self._write({"op": "file", "run": self.key, "folder": folder, "file": file})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        with self._writer.guarded():
+            texts = {_name(name): str(value)[:TAG_LENGTH] for name, value in values.items()}
+            if texts:
+                self._write({"op": "tags", "run": self.key, "values": texts})
+
+    def child(self, name: str) -> Branch:
+        """A nested run; the same name again goes on in the same run."""
+        self._writer.release()
+        branch = Branch(self._writer, f"{self.key}/{name.replace('/', '_')}")
+        branch.open()
+        return branch
+
+    def end(self, status: str = "FINISHED") -> None:
+        known = status if status in _STATUSES else "FAILED"
+        self._write({"op": "end", "run": self.key, "status": known, "time": _now_ms()})
+
+
+class RunTracker(Branch):
+    """The run of a whole pipeline run. What it is told is kept back until the first `child`."""
+
+    def __init__(self, writer: _Writer, key: str) -> None:
+        super().__init__(writer, key)
+        self._write = writer.hold
+
+    def artifact(self, name: str, content: bytes | Path) -> None:
+        if not self._writer.idle:
+            super().artifact(name, content)
+
+    def close(self, timeout_s: float = 10.0) -> int:
+        """Send what is left, for at most `timeout_s`; returns how many entries wait for `sync`."""
+        if self._writer.idle:
+            return 0
+        try:
+            return self._writer.sender.close(timeout_s)
+        except OSError as error:
+            self._writer.notice(f"the spool {self._writer.spool.path} cannot be read: {error}")
+            return 1
+
+
+class NullTracker:
+    """Tells nobody. A StageTracker, and what `Tracker.start_run` returns."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None: ...
+    def figure(self, name: str, png: bytes) -> None: ...
+    def artifact(self, name: str, content: bytes | Path) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def end(self, status: str = "FINISHED") -> None: ...
+
+    def child(self, name: str) -> NullTracker:
+        return self
+
+    def close(self, timeout_s: float = 10.0) -> int:
+        return 0
+
+
+@dataclass
+class Synced:
+    """What `sync` did: entries sent and left, spools that a running process holds, why some are left, what was refused."""
+
+    sent: int = 0
+    left: int = 0
+    busy: int = 0
+    errors: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def sync(storage: str, tracking_uri: str | None = None, spool_dir: Path | None = None) -> Synced:
+    """Send what outages left in the spools of a storage; `tracking_uri` instead of where each was meant to go."""
+    counts = Synced()
+    for spool in spools(spool_dir or spool_directory(storage)):
+        if not spool.acquire():
+            counts.busy += 1
+            continue
+        try:
+            _drain(spool, tracking_uri, counts)
+        except Unavailable as error:
+            counts.errors.append(str(error))
+            counts.left += spool.pending()
+        finally:
+            spool.release()
+    return counts
+
+
+def _drain(spool: Spool, tracking_uri: str | None, counts: Synced) -> None:
+    delivery, position = Delivery(spool, tracking_uri), spool.position
+    while True:
+        entries, after = spool.read(position)
+        if not entries:
+            break
+        try:
+            delivery.deliver(entries)
+        except Exception as error:
+            raise registry.unavailable(delivery.uri, error) from error
+        spool.confirm(after)
+        position = after
+        counts.sent += len(entries)
+    counts.refused += delivery.rejected
+    spool.remove()
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _name(text: str) -> str:
+    return _UNFIT.sub("_", text)[:250]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
