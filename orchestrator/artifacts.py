@@ -117,8 +117,12 @@ class ArtifactStore:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, files: Mapping[str, bytes | Path], metadata: Mapping[str, Any] | None = None) -> Artifact:
+    def put(
+        self, kind: str, files: Mapping[str, bytes | Path | FileRef], metadata: Mapping[str, Any] | None = None
+    ) -> Artifact:
         """Store files under their names; the artifact is visible only when every byte is.
+
+        A FileRef stands for bytes that a worker has already stored with `blob`.
 
         Raises ValueError for a name that leaves its folder or metadata that is not JSON, errors.Unavailable when the
         storage fails.
@@ -131,6 +135,11 @@ class ArtifactStore:
         artifact = Artifact.of(kind, refs, metadata or {})
         self._put_manifest(artifact)
         return artifact
+
+    def blob(self, data: bytes | Path) -> FileRef:
+        """Store bytes that belong to no artifact yet: workers store their shares, and one `put` names them all."""
+        self.prepare()
+        return self._put_blob(data)
 
     def prepare(self) -> None:
         """Make the storage ready to be written (its format file), once. Raises errors.Unavailable."""
@@ -154,7 +163,11 @@ class ArtifactStore:
             )
         return found
 
-    def _put_blob(self, data: bytes | Path) -> FileRef:
+    def _put_blob(self, data: bytes | Path | FileRef) -> FileRef:
+        if isinstance(data, FileRef):
+            if self.files.size(blob_path(data.digest)) != data.size:
+                raise Damaged(f"blob {data.digest[:12]} is not in {self.url}")
+            return data
         if isinstance(data, Path):
             ref = FileRef(digest_file(data), data.stat().st_size)
         else:
