@@ -59,7 +59,7 @@ def interpolate(real: Tensor, fake: Tensor, u: Tensor, shape: DataShape) -> Tens
 
 def least_squares(logits: Tensor, target: Tensor | float) -> Tensor:
     """(D(x) - target)^2 for each sample (arXiv 1611.04076, eq. 2 with a, b, c = 0, 1, 1; without the factor 1/2)."""
-    return (logits - target) ** 2
+    return (logits - target).square()
 
 
 def mean_absolute(x: Tensor, y: Tensor, shape: DataShape) -> Tensor:
