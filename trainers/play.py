@@ -112,7 +112,8 @@ class Play:
 
     def _differentiates(self, real: bool) -> bool:
         side = "real" if real else "fake"
-        return any(side in hack.differentiates for hack in self.hacks)
+        wanting = (*self.hacks, self.variant) if self.variant else self.hacks
+        return any(side in one.differentiates for one in wanting)
 
     def critic(self, critic: str, entry: Entry) -> Score:
         """The critic's answer to exactly this entry: no hack, no record (gradient penalties)."""
