@@ -56,20 +56,13 @@ def _by_use(name: str) -> Schema:
 
 def _choice(kind: str) -> Schema:
     """One plugin of a kind: its name, or a mapping of its name to its parameters."""
-    names = plugins.names(kind)
-    each = {name: {**_parameters(kind, name), "type": ["object", "null"]} for name in names}
-    return {
-        "anyOf": [
-            {"enum": list(names)},
-            {
-                "type": "object",
-                "properties": each,
-                "additionalProperties": False,
-                "maxProperties": 1,
-                "minProperties": 1,
-            },
-        ]
-    }
+    return {"anyOf": [{"enum": list(plugins.names(kind))}, {**_several(kind), "minProperties": 1, "maxProperties": 1}]}
+
+
+def _several(kind: str) -> Schema:
+    """A mapping of names to parameters."""
+    each = {name: {"anyOf": [{"$ref": f"#/$defs/{kind}.{name}"}, {"type": "null"}]} for name in plugins.names(kind)}
+    return {"type": "object", "properties": each, "additionalProperties": False}
 
 
 def _parameters(kind: str, name: str) -> Schema:
