@@ -23,7 +23,7 @@ class LAPGAN(Variant):
     With d (2x2 means) and u (bilinear doubling), l = u(d(I)) is the low-pass image and h = I - l the band, unbounded. The
     coarsest level is a GAN from noise; every finer one makes h from l and a plane of noise, and its critic sees l + h.
     The levels are independent games, trained side by side on real low-pass images; sampling runs from the coarsest up.
-    Levels halve while both sides stay even and at least `coarsest`; an 8x8 image has one level, a plain GAN.
+    Levels halve while both sides of a level stay even and at least `coarsest`; an 8x8 image has one level, a plain GAN.
     Deviations: d and u; normal noise by default; the coarsest networks are the backbone's, not fully connected.
     """
 
@@ -43,7 +43,7 @@ class LAPGAN(Variant):
     def levels(self, shape: DataShape) -> tuple[DataShape, ...]:
         """The image shape of each level, coarsest first."""
         found = [shape]
-        while all(side % 2 == 0 and side // 2 >= self.coarsest for side in found[0].size[1:]):
+        while all(side % 4 == 0 and side // 2 >= self.coarsest for side in found[0].size[1:]):
             found.insert(0, replace(shape, size=(shape.channels, *(side // 2 for side in found[0].size[1:]))))
         return tuple(found)
 
