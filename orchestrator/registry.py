@@ -56,7 +56,7 @@ def tracking_uri(storage: str, given: str | None = None) -> str:
                 f"`tracking` must be an http(s) or database URI, not {redact(given)!r}",
                 hint="for example http://127.0.0.1:5000",
             )
-        return given
+        return f"{SQLITE}{Path(given.removeprefix(SQLITE)).absolute()}" if given.startswith(SQLITE) else given
     root = local_root(storage)
     if root is None:
         raise BadInput(f"storage {storage} is remote, so `tracking` is needed", hint="add `tracking: http://…`")
