@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from orchestrator.errors import BadInput
+
+if TYPE_CHECKING:
+    from orchestrator.planning import Plan
+    from orchestrator.runs import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 JSON_VERSION = 1  # of everything that --json prints
@@ -21,6 +25,27 @@ def complete_pipelines(_ctx: click.Context, _param: click.Parameter, incomplete:
 
     found: list[Any] = [CompletionItem(path) for path in pipelines() if path.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion: the runs of the storage, newest first."""
+    from orchestrator import runs
+    from orchestrator.artifacts import ArtifactStore
+
+    store = ArtifactStore(ctx.params.get("storage") or "runs")
+    return [name for name in runs.ids(store) if name.startswith(incomplete)]
+
+
+def find_run(url: str, name: str | None) -> Run:
+    """A run by id, the newest run of a pipeline by its name, or the newest of all. Raises BadInput."""
+    from orchestrator import runs
+    from orchestrator.artifacts import ArtifactStore
+
+    store = ArtifactStore(url)
+    store.format()
+    if name is None or "-" not in name:
+        return runs.latest(store, name)
+    return runs.read(store, name)
 
 
 def pipeline(function: F) -> F:
@@ -117,7 +142,28 @@ def _color() -> bool | None:
     return False if os.environ.get("NO_COLOR") else None
 
 
-def _existing(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def one_line(value: Any) -> str:
+    """A value as JSON in one line, cut where it is long."""
+    text = json.dumps(value, default=plain)
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What a run came to: `scores` by name, a `samples` picture to open, and the registered `model`, None where absent."""
+    found: dict[str, Any] = {"scores": {}, "samples": None, "model": None}
+    for _, artifact in run.artifacts("scores"):
+        found["scores"] |= artifact.metadata.get("values") or {}
+        if "grid.png" in artifact.files:
+            found["samples"] = str(run.store.directory(artifact) / "grid.png")
+    for _, artifact in run.artifacts("registration"):
+        facts = artifact.metadata
+        alias = f"@{facts['alias']}" if facts.get("promoted") and facts.get("alias") else f"/{facts.get('version', '')}"
+        found["model"] = f"models:/{facts.get('model', '')}{alias}"
+    return found
+
+
+def check_file(value: str) -> str:
+    """The path, where it is a file. Raises BadInput that names the pipelines at hand."""
     if Path(value).is_file():
         return value
     from difflib import get_close_matches
@@ -132,3 +178,28 @@ def _existing(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
         else "`orchestrate list pipelines` looks in ./pipelines"
     )
     raise BadInput(f"no such file: {value}" if not Path(value).is_dir() else f"{value} is a directory", hint=hint)
+
+
+def _existing(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    return check_file(value)
+
+
+def planned(
+    path: str,
+    *,
+    sets: Sequence[str] = (),
+    profile: str | None = None,
+    storage: str | None = None,
+    force: Sequence[str] = (),
+    from_: str | None = None,
+    until: str | None = None,
+    no_cache: bool = False,
+) -> Plan:
+    """The plan of a pipeline file. Raises SpecError, BadInput, Unavailable."""
+    from orchestrator.errors import Problem
+    from orchestrator.planning import Asked, plan
+    from orchestrator.spec import load
+
+    problems: list[Problem] = []
+    spec = load(path, sets=sets, profile=profile, storage=storage, problems=problems)
+    return plan(spec, asked=Asked(tuple(force), from_, until, no_cache), problems=problems)
