@@ -1,0 +1,48 @@
+"""Articles of clothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+from trainers import downloads
+from trainers.dataset import Arrays, Dataset, Opened
+
+FILES = "FashionMNIST/raw"
+
+
+@dataclass(frozen=True)
+class FashionMNIST(Dataset):
+    """Fashion-MNIST: 70,000 articles of clothing, 28x28 grey (https://arxiv.org/abs/1708.07747).
+
+    Read and downloaded by torchvision; the data set's own train and test splits.
+    """
+
+    kind: ClassVar[Literal["image", "points"]] = "image"
+    channels: ClassVar[int] = 1
+    num_classes: ClassVar[int | None] = 10
+    packages: ClassVar[tuple[str, ...]] = ("torchvision",)
+    external: ClassVar[bool] = True
+
+    root: str | None = None
+    """Folder that holds `FashionMNIST/raw`; $GAN_ORCHESTRATOR_DATA or the user's cache unless given."""
+
+    def open(self, seed: int) -> Opened:
+        import numpy as np
+        from torchvision import datasets
+
+        root = downloads.folder(self.root)
+        splits, classes = {}, None
+        for name in ("train", "test"):
+            load = partial(datasets.FashionMNIST, root, train=name == "train")
+            data = downloads.obtain(load, root, "fashion_mnist", FILES)
+            splits[name] = Arrays(np.asarray(data.data)[..., None], np.asarray(data.targets, dtype=np.int64))
+            classes = tuple(data.classes)
+        return Opened(splits, classes=classes)
+
+    def resolve(self) -> FashionMNIST:
+        return FashionMNIST(str(downloads.folder(self.root)))
+
+    def fingerprint(self) -> dict[str, object]:
+        return downloads.fingerprint(downloads.folder(self.root), "fashion_mnist", FILES)
