@@ -142,6 +142,8 @@ def parse(text: str, file: str) -> Document:
         root = _compose(text, document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and error.context_mark and mark.index >= len(text):  # a bracket that is never closed: show it
+            mark = error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
         raise SpecError([*document.problems, _syntax_problem(document, place, error)]) from error
     except yaml.YAMLError as error:
