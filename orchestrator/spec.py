@@ -202,6 +202,9 @@ def _drop(document: Document, flaws: Sequence[Flaw]) -> None:
             parent = parent.get(part) if isinstance(parent, dict) else None
         if path and isinstance(parent, dict):
             parent.pop(path[-1], None)
+    stages = document.value.get("stages") or {}
+    for name in [name for name, stage in stages.items() if "uses" not in stage]:
+        del stages[name]
 
 
 def _check_matrices(document: Document) -> list[Problem]:
