@@ -104,7 +104,10 @@ class Classifier(Space):
 
     def inputs(self, samples: Array) -> Tensor:
         """Samples (n, H, W, C) uint8 or (n, D) float32 as the network takes them: images in [-1, 1], points standardised."""
-        x = torch.from_numpy(np.ascontiguousarray(samples)).to(self.device)
+        flat = np.ascontiguousarray(samples).reshape(
+            -1
+        )  # strides of axes of length 1 may be odd, and choose other kernels
+        x = torch.from_numpy(flat).reshape(samples.shape).to(self.device)
         if self.architecture.kind == "image":
             x = x.permute(0, 3, 1, 2)  # of NHWC memory: channels last, for free
             return x.float().div(127.5).sub(1)

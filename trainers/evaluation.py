@@ -92,7 +92,7 @@ def conclude(metrics: Metrics, states: Mapping[str, State]) -> dict[str, dict[st
 
 
 def needed(metrics: Metrics, reference: Reference) -> dict[tuple[str, str, str], tuple[str, int, str]]:
-    """Features of real samples that are missing: (space, digest, split) -> (a metric that reads it, which of its spaces, split)."""
+    """Features of real samples that are missing: (space, digest, split) -> (metric, number of its space, split)."""
     wanted = {}
     for name, metric in metrics.items():
         for number, space in enumerate(metric.spaces(reference)):
@@ -123,5 +123,7 @@ def flat(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     for name, result in results.items():
         values[name] = float(result["value"])
         others = result["values"].items()
-        values |= {f"{name}.{key}": float(value) for key, value in others if key != result["primary"] and "/" not in key}
+        values |= {
+            f"{name}.{key}": float(value) for key, value in others if key != result["primary"] and "/" not in key
+        }
     return values
