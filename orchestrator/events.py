@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
+    from orchestrator.planning import Plan
     from orchestrator.runs import Run
 
 

@@ -29,7 +29,7 @@ def ingredients(
 ) -> Ingredients:
     """Everything a key covers, as JSON.
 
-    `params` with defaults filled in; `inputs` artifact digests by port; `source` digests of first-party files by path;
+    `params` with defaults filled in; `inputs` artifact digests by port; `source` digests of first-party modules;
     `packages` distribution names, whose installed versions are looked up.
     """
     return {
@@ -114,11 +114,11 @@ def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+    changed = sorted(module for module in {*old, *new} if old.get(module) != new.get(module))
     if not changed:
         return []
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-    return [f"source of {changed[0]}{more} changed"]
+    return [f"source of {changed[0].replace('.', '/')}.py{more} changed"]
 
 
 def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

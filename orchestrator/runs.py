@@ -153,6 +153,10 @@ class Run:
         except FileNotFoundError:
             return ""
 
+    def log_place(self, stage: str) -> str:
+        """Where a stage's log is, as a user would open it."""
+        return place(self.store, f"{self.folder}/logs/{stage}.log")
+
     @property
     def report(self) -> str | None:
         """Where the report is (a path, or a URL in a remote storage), None when there is none."""

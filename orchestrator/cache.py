@@ -1,0 +1,74 @@
+"""Results by cache key, shared by every pipeline of a storage: `keys/ab/<key>.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.artifacts import Artifact, ArtifactStore, canonical, digest_json
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One computed result: a stage's outputs, by artifact digest, and how they came about."""
+
+    key: str
+    outputs: dict[str, str]
+    ingredients: dict[str, Any]
+    run: str
+    pipeline: str
+    stage: str  # instance id
+    started: float
+    seconds: float
+    attempts: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Entry:
+        """Raises TypeError for anything else."""
+        return cls(**value)
+
+
+class Cache:
+    """Entries of one storage."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key; a damaged one is told and absent."""
+        try:
+            value = json.loads(self.store.files.read(_path(key)))
+            if value["digest"] == digest_json(value["entry"]) and value["entry"]["key"] == key:
+                return Entry.from_json(value["entry"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        self.store.told(f"cache entry {key[:12]} is damaged and passed over")
+        return None
+
+    def put(self, entry: Entry) -> None:
+        body = entry.to_json()
+        self.store.files.write(_path(entry.key), canonical({"entry": body, "digest": digest_json(body)}))
+
+    def open(self, entry: Entry) -> tuple[dict[str, Artifact], str]:
+        """The entry's artifacts, or why one of them cannot be used."""
+        found: dict[str, Artifact] = {}
+        for output, digest in entry.outputs.items():
+            if reason := self.store.lacks(digest):
+                return {}, f"artifact {output} {reason}"
+            found[output] = self.store.get(digest)
+        return found, ""
+
+
+def _path(key: str) -> str:
+    return f"keys/{key[:2]}/{key}.json"
+
+
+__all__ = ["Cache", "Entry"]

@@ -1,0 +1,537 @@
+"""Walks a plan: cache, run, retry, commit. There is no resume: the same call goes on where the last one stood."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator import events, failures, keys, runs
+from orchestrator.artifacts import Artifact, Damaged, digest_json
+from orchestrator.cache import Entry
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.cluster import Cluster, check_local
+from orchestrator.errors import (
+    Busy,
+    Diverged,
+    GateRefused,
+    IntegrityError,
+    Interrupted,
+    OrchestratorError,
+    SpecError,
+    StageFailed,
+)
+from orchestrator.events import Listener
+from orchestrator.failures import Decision, StageTimeout
+from orchestrator.files import scratch_cache
+from orchestrator.log import Lease
+from orchestrator.planning import Desk, Plan, PlannedStep, Sealed
+from orchestrator.runs import Diary, Run, RunRecord, StageRecord
+from orchestrator.signals import Stop
+from orchestrator.stage import Context
+from orchestrator.steps import Step, complaints
+from orchestrator.tracking import NullTracker, RunTracker, Tracker
+
+REWALKS = 3  # how often damage found in an input sends the run back to the stage that made it
+TICK_S = 0.2
+GRACE_S = 20.0  # for a stage that is asked to stop
+SHOWN_EVERY_S = 1.0  # progress in events.jsonl
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, nothing of which changes a result."""
+
+    jobs: int = 1  # stages at once
+    address: str | None = None  # of a Ray cluster
+    wait_lease_s: float = 0.0
+    ray: bool = True  # False: stages work in this process
+    tracking: bool = True  # False: nothing is told to MLflow
+
+
+def execute(plan: Plan, *, listener: Listener | None = None, options: Options | None = None) -> Run:
+    """Run what the plan says. Returns the finished run, also one that failed: `Run.exit_code` and `record.error` tell.
+
+    A plan without work gives the earlier run that made everything, and changes nothing. Raises SpecError (more workers
+    than this machine has), errors.Busy, errors.Unavailable before anything is run.
+    """
+    options, listener = options or Options(), listener or Listener()
+    _check_machine(plan, options)
+    if not plan.has_work and (earlier := _earlier(plan)) is not None:
+        listener.run_started(events.RunStarted(earlier.run_id, plan))
+        for planned in plan.steps:
+            entry = planned.entry
+            assert entry is not None
+            listener.stage_cached(events.StageCached(planned.step.id, entry.seconds, entry.run))
+        listener.run_finished(events.RunFinished(earlier))
+        return earlier
+    plan.store.prepare()
+    run_id = runs.new_id(plan.spec.name)
+    lease = plan.log.acquire(run_id, wait_s=options.wait_lease_s)
+    return Execution(plan, options, listener, run_id, lease).run()
+
+
+def _check_machine(plan: Plan, options: Options) -> None:
+    if not options.ray:
+        return
+    problems = []
+    for planned in plan.steps:
+        if planned.state != "cached" and (found := check_local(planned.step.scale, options.address)):
+            told = complaints(plan.spec, planned.step.name, [found])
+            problems += [problem for problem in told if problem not in problems]
+    if problems:
+        raise SpecError(problems)
+
+
+def _finished(plan: Plan, digest: str) -> str:
+    return f"{plan.log.folder}/finished/{digest}.json"
+
+
+def _earlier(plan: Plan) -> Run | None:
+    """The run that once made or gathered exactly these results."""
+    try:
+        run_id = plan.store.files.read(_finished(plan, plan.digest)).decode()
+        run = runs.read(plan.store, run_id)
+    except (FileNotFoundError, UnicodeDecodeError, OrchestratorError):
+        return None
+    run.cached = True
+    return run
+
+
+@dataclass
+class Done:
+    """What a step came to."""
+
+    outputs: dict[str, Artifact]
+    entry: Entry
+    cached: bool
+
+
+@dataclass
+class Execution:
+    """One run, from the lease to its release."""
+
+    plan: Plan
+    options: Options
+    listener: Listener
+    run_id: str
+    lease: Lease
+    done: dict[str, Done] = field(default_factory=dict)
+    fenced: bool = False
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.store, self.spec = plan.store, plan.spec
+        self.desk = Desk(plan.spec, plan.store, plan.log)
+        self.record = self._new_record()
+        self.diary = Diary(self.store, self.record)
+        self.stop = Stop(lambda line: self._say("", line))
+        local = self.store.files.local
+        self.scratch = (local if local else scratch_cache()) / "scratch" / self.spec.name
+        self.cluster = Cluster(self.options.address, log=self.diary.folder / "ray.log", disabled=not self.options.ray)
+        self.tracker: RunTracker | NullTracker = NullTracker()
+        self.store.told = self.plan.log.told = lambda line: self._say("", line)
+        self._commits = threading.Lock()
+        self._failures: dict[str, BaseException] = {}
+        self._repeated: set[str] = set()  # forced steps that have run
+
+    # --- the whole run -----------------------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        """Walk the plan; whatever happens the record is closed and the lease released."""
+        error: BaseException | None = None
+        with self.stop:
+            try:
+                self._start()
+                for _ in range(REWALKS + 1):
+                    error = self._walk()
+                    if not self._went_bad(error):
+                        break
+            except BaseException as raised:  # noqa: BLE001 - told in the record, then raised again where it is a bug
+                error = raised
+            return self._end(error)
+
+    def _start(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left; the lease is ours
+        self.diary.save()
+        if self.options.tracking:
+            self.tracker = self._open_tracker()
+        self.listener.run_started(events.RunStarted(self.run_id, self.plan))
+        self.diary.event("run_started", {"pipeline": self.spec.name})
+
+    def _open_tracker(self) -> RunTracker:
+        tracking = self.spec.tracking
+        uri = tracking if tracking is None or isinstance(tracking, str) else tracking.reveal()
+        tracker = Tracker.open(self.store.url, uri, notice=lambda line: self._say("", line))
+        self.record.tracking_uri = tracker.uri
+        params = {"seed": self.spec.seed, "spec": self.record.spec_file, "profile": self.spec.profile or ""}
+        return tracker.start_run(self.spec.name, self.run_id, params)
+
+    def _walk(self) -> BaseException | None:
+        """Every step once, independent ones side by side with `jobs`; the first failure, if any."""
+        self.done.clear()
+        self._failures.clear()
+        waiting = {planned.step.id: planned for planned in self.plan.steps}
+        running: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(max(self.options.jobs, 1), thread_name_prefix="stage") as pool:
+            while waiting or running:
+                if not self._failures and not self._stopping():
+                    for name, planned in list(waiting.items()):
+                        ready = all(producer in self.done for producer in planned.step.producers)
+                        if ready and len(running) < self.options.jobs:
+                            del waiting[name]
+                            running[pool.submit(self._step, planned)] = name
+                if not running:
+                    break
+                finished, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    name = running.pop(future)
+                    if (error := future.exception()) is not None:
+                        self._failures[name] = error
+        for name in waiting:
+            self.record.stage(name).state = "skipped"
+        if self._stopping() and (waiting or self._failures):
+            return self._interruption()  # whatever the stages made of being stopped
+        return next(iter(self._failures.values()), None)
+
+    def _stopping(self) -> bool:
+        return self.stop.requested or self.lease.lost or self.lease.cancelled
+
+    def _interruption(self) -> OrchestratorError:
+        if self.lease.lost:
+            return Busy(f"pipeline {self.spec.name} was taken over by another run; this one stops")
+        return Interrupted(self.stop.signum or 15)
+
+    def _went_bad(self, error: BaseException | None) -> bool:
+        """Whether the failure comes from a damaged input: then the walk starts over and its maker runs again."""
+        judged = isinstance(error, OrchestratorError) and not isinstance(error, (IntegrityError, StageFailed))
+        if error is None or judged or self._stopping():
+            return False
+        for name in self._failures:
+            step = self.plan.step(name).step
+            for producer in step.producers:
+                for artifact in self.done[producer].outputs.values():
+                    if self.store.verify(artifact) or self.store.lacks(artifact.digest):
+                        self._say("", f"{name} met a damaged input; {producer} runs again")
+                        return True
+        return False
+
+    def _end(self, error: BaseException | None) -> Run:
+        """Close everything; the verdict stands in the record and in the log."""
+        record = self.record
+        ran = any(not done.cached for done in self.done.values()) or bool(self._failures)
+        bug = error is not None and not isinstance(error, (OrchestratorError, KeyboardInterrupt)) and not self._failures
+        record.status, record.exit_code = ("failed", 70) if bug else _verdict(error)
+        record.error = self.spec.redact(failures.one_line(error)) if error else ""
+        record.ended = time.time()
+        run = Run(self.store, record)
+        if error is not None and bug:
+            self.diary.log("run", "".join(traceback.format_exception(error)))
+        try:
+            self.diary.save()
+            if ran and not self._stopping():
+                self._report()
+            self._close_tracker()
+            self.cluster.stop()
+            if error is None:
+                self._remember()
+            self.diary.event("run_finished", {"status": record.status, "exit_code": record.exit_code})
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            used = {name: done.entry.to_json() for name, done in self.done.items()}
+            self.lease.release({"status": record.status, "exit_code": record.exit_code, "ended": record.ended}, used)
+            self.diary.close()
+        self.listener.run_finished(events.RunFinished(run))
+        if error is not None and bug:
+            raise error
+        return run
+
+    def _remember(self) -> None:
+        parts = [[planned.step.id, self.done[planned.step.id].entry.key] for planned in self.plan.steps]
+        path = _finished(self.plan, digest_json(parts))
+        self.store.files.write(path, self.run_id.encode())
+
+    def _report(self) -> None:
+        """The run's HTML file. A report that cannot be made is told; the results stand."""
+        from orchestrator import report
+
+        try:
+            report.build(self.store, self.run_id)
+        except Exception as error:  # noqa: BLE001
+            self.diary.log("report", "".join(traceback.format_exception(error)))
+            self._say("", f"no report: {failures.one_line(error)}; see {self.diary.log_place('report')}")
+
+    def _close_tracker(self) -> None:
+        run = Run(self.store, self.record)
+        local = self.store.files.local
+        if local and run.report:
+            self.tracker.artifact("report.html", Path(run.report))
+        statuses = {"succeeded": "FINISHED", "interrupted": "KILLED"}
+        self.tracker.end(statuses.get(self.record.status, "FAILED"))
+        if left := self.tracker.close(3.0 if self._stopping() else 10.0):
+            self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync` sends them")
+
+    # --- one step ----------------------------------------------------------------------------------------------
+
+    def _step(self, planned: PlannedStep) -> None:
+        """Serve a step from the cache or run it. In a thread of its own."""
+        step, record = planned.step, self.record.stage(planned.step.id)
+        outputs = {name: self.done[name].outputs for name in step.producers}
+        forced = planned.forced and step.id not in self._repeated
+        try:
+            sealed = self.desk.seal(step, outputs, forced=forced)
+            record.key = sealed.key
+            if not forced:
+                entry, artifacts, _ = self.desk.lookup(step, sealed)
+                if entry is not None:
+                    self._serve(step, record, entry, artifacts)
+                    return
+            self._refuse_unchanged(sealed, forced)
+            self._run(planned, sealed, record)
+        except BaseException as error:
+            self._failed(step, record, error)
+            raise
+
+    def _serve(self, step: Step, record: StageRecord, entry: Entry, artifacts: dict[str, Artifact]) -> None:
+        if self.desk.cache.get(entry.key) is None:  # a crash fell between the log and the shared cache
+            self.desk.cache.put(entry)
+        self.done[step.id] = Done(artifacts, entry, cached=True)
+        record.state, record.reason, record.run = "cached", f"from run {entry.run}", entry.run
+        record.outputs, record.seconds, record.started = dict(entry.outputs), entry.seconds, entry.started
+        self.listener.stage_cached(events.StageCached(step.id, entry.seconds, entry.run))
+        self.diary.event("stage_cached", {"stage": step.id, "run": entry.run})
+
+    def _refuse_unchanged(self, sealed: Sealed, forced: bool) -> None:
+        verdict = self.plan.log.state().verdicts.get(sealed.key)
+        if verdict and not forced:
+            hint = "change something, or --force the stage"
+            raise Diverged(f"{verdict['error']} (in run {verdict['run']}; not tried again unchanged)", hint=hint)
+
+    def _run(self, planned: PlannedStep, sealed: Sealed, record: StageRecord) -> None:
+        """Attempts until one succeeds or the policy gives up."""
+        step = planned.step
+        record.state, record.reason, record.run = "running", planned.reason, self.run_id
+        count = 0
+        while True:
+            count += 1
+            record.attempts, record.started = count, time.time()
+            self.diary.save()
+            self.listener.stage_started(events.StageStarted(step.id, planned.reason, count))
+            self.diary.event("stage_started", {"stage": step.id, "reason": planned.reason, "attempt": count})
+            try:
+                outputs = self._attempt(step, sealed)
+                break
+            except Exception as error:
+                wait_s = self._retry_in(step, error, count)
+                self._tell_failure(step, error, wait_s)
+                if wait_s is None:
+                    raise
+                self._sleep(wait_s)
+        seconds = time.time() - record.started
+        self._commit(step, sealed, record, outputs, seconds)
+
+    def _retry_in(self, step: Step, error: Exception, count: int) -> float | None:
+        damaged = isinstance(error, Damaged)  # the walk goes back to who made it
+        if damaged or self._stopping() or failures.decide(error, count, step.retry.max_failures) is Decision.GIVE_UP:
+            return None
+        retry = step.retry
+        growth = retry.backoff_factor ** min(count - 1, 64)
+        return float(min(retry.backoff_s * growth, retry.max_backoff_s))
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self._stopping():
+                raise self._interruption()
+            time.sleep(min(TICK_S, seconds))
+
+    def _attempt(self, step: Step, sealed: Sealed) -> dict[str, Artifact]:
+        """Run the stage once, in a thread that a time limit can outlive."""
+        scratch = self.scratch / step.id
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        overdue = threading.Event()
+        context = self._context(step, sealed, scratch, lambda: self._stopping() or overdue.is_set())
+        pool = ThreadPoolExecutor(1, thread_name_prefix=f"stage-{step.id}")
+        try:
+            future = pool.submit(step.stage.run, context)
+            outputs = _within(future, step, overdue)
+        except BaseException:
+            context.tracker.end("KILLED" if self._stopping() else "FAILED")
+            raise
+        finally:
+            pool.shutdown(wait=False)
+            shutil.rmtree(scratch, ignore_errors=True)
+        if set(outputs) < set(step.outputs):
+            raise StageFailed(f"stage {step.id} returned {sorted(outputs)} instead of {sorted(step.outputs)}")
+        context.tracker.tags({f"artifact.{name}": artifact.digest for name, artifact in outputs.items()})
+        context.tracker.end()
+        return {name: outputs[name] for name in step.outputs}
+
+    def _context(self, step: Step, sealed: Sealed, scratch: Path, stopping: Callable[[], bool]) -> Context:
+        outputs = {name: self.done[name].outputs for name in step.producers}
+        return Context(
+            stage=step.id,
+            pipeline=self.spec.name,
+            run_id=self.run_id,
+            seed=step.seed,
+            scale=step.scale,
+            inputs=step.gather(outputs),
+            store=self.store,
+            scratch=scratch,
+            checkpoints=StoredCheckpoints(self.store, sealed.lineage),
+            progress=_StageProgress(self, step.id),
+            tracker=self.tracker.child(step.id),
+            cluster=self.cluster,
+            stopping=stopping,
+            tracking_uri=self.record.tracking_uri,
+            max_failures=max(Context.max_failures, step.retry.max_failures),
+        )
+
+    def _commit(
+        self, step: Step, sealed: Sealed, record: StageRecord, outputs: dict[str, Artifact], seconds: float
+    ) -> None:
+        """First the log, which refuses a fenced owner, then the cache that all pipelines share."""
+        entry = Entry(
+            key=sealed.key,
+            outputs={name: artifact.digest for name, artifact in outputs.items()},
+            ingredients=sealed.ingredients,
+            run=self.run_id,
+            pipeline=self.spec.name,
+            stage=step.id,
+            started=record.started,
+            seconds=seconds,
+            attempts=record.attempts,
+        )
+        with self._commits:
+            self.lease.append("commit", {"stage": step.id, "commit": entry.to_json()})
+        self.desk.cache.put(entry)
+        self.done[step.id] = Done(outputs, entry, cached=False)
+        self._repeated.add(step.id)
+        record.state, record.outputs, record.seconds, record.error = "succeeded", dict(entry.outputs), seconds, ""
+        self.diary.save()
+        self.listener.stage_finished(events.StageFinished(step.id, seconds, entry.outputs))
+        self.diary.event("stage_finished", {"stage": step.id, "seconds": seconds, "outputs": entry.outputs})
+
+    def _failed(self, step: Step, record: StageRecord, error: BaseException) -> None:
+        interrupted = isinstance(error, Interrupted) or self._stopping()
+        if record.attempts == 0:  # it never started: nobody told of it yet
+            self._tell_failure(step, error, None)
+        record.state = "interrupted" if interrupted else "failed"
+        record.error, record.kind = self.spec.redact(failures.one_line(error)), failures.kind(error)
+        record.seconds = time.time() - record.started if record.started else 0.0
+        if isinstance(error, Diverged) and record.attempts:
+            verdict = {"kind": "diverged", "error": record.error, "run": self.run_id}
+            with self._commits:
+                self.lease.append("verdict", {"key": record.key, "verdict": verdict})
+
+    def _tell_failure(self, step: Step, error: BaseException, retry_in_s: float | None) -> None:
+        """The cause in one line for the user, the whole trace in the stage's log."""
+        line = self.spec.redact(failures.one_line(error))
+        trace = self.spec.redact("".join(traceback.format_exception(error)))
+        self.diary.log(step.id, f"failed: {line}\n{trace}")
+        place = self.diary.log_place(step.id)
+        event = events.StageFailed(step.id, line, failures.kind(error), place, retry_in_s)
+        self.listener.stage_failed(event)
+        self.diary.event("stage_failed", {**vars(event)})
+
+    def _say(self, stage: str, line: str) -> None:
+        line = self.spec.redact(line)
+        self.listener.stage_said(events.StageSaid(stage, line))
+        self.diary.event("said", {"stage": stage, "line": line})
+        self.diary.log(stage or "run", line)
+
+    def _new_record(self) -> RunRecord:
+        stages = [
+            StageRecord(
+                stage=planned.step.id,
+                name=planned.step.name,
+                uses=planned.step.uses,
+                reason=planned.reason,
+                inputs={port: [s.step for s in sources] for port, sources in planned.step.inputs.items()},
+            )
+            for planned in self.plan.steps
+        ]
+        packages = {package for planned in self.plan.steps for package in planned.step.packages}
+        return RunRecord(
+            run_id=self.run_id,
+            pipeline=self.spec.name,
+            started=time.time(),
+            spec=self.spec.to_json(),
+            spec_file=self.spec.document.file,
+            profile=self.spec.profile,
+            host=platform.node(),
+            versions={"python": platform.python_version(), **{name: keys.installed(name) for name in sorted(packages)}},
+            stages=stages,
+        )
+
+
+class _StageProgress:
+    """`stage.Progress`: to the listener at once, to the diary now and then."""
+
+    def __init__(self, execution: Execution, stage: str) -> None:
+        self._execution = execution
+        self._stage = stage
+        self._shown = 0.0
+
+    def update(
+        self,
+        done: float,
+        total: float,
+        *,
+        unit: str = "steps",
+        note: str = "",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        event = events.StageProgress(self._stage, done, total, unit, note, dict(metrics or {}))
+        self._execution.listener.stage_progress(event)
+        now = time.monotonic()
+        if now - self._shown >= SHOWN_EVERY_S or done >= total:
+            self._shown = now
+            self._execution.diary.event("stage_progress", vars(event))
+
+    def say(self, line: str) -> None:
+        self._execution._say(self._stage, line)
+
+
+def _within(future: Future[dict[str, Artifact]], step: Step, overdue: threading.Event) -> dict[str, Artifact]:
+    """The stage's result within its time limit; then it is asked to stop, and left behind where it does not."""
+    limit = step.timeout_s
+    try:
+        return future.result(limit)
+    except TimeoutError:
+        if future.done():  # the stage's own
+            raise
+    overdue.set()
+    what = f"stage {step.id} took longer than timeout_s = {limit:g}" if limit else ""
+    try:
+        future.result(GRACE_S)
+    except TimeoutError:
+        raise StageTimeout(what, hint="it did not stop when asked") from None
+    except BaseException as error:
+        raise StageTimeout(what, hint="a further run goes on from its last checkpoint") from error
+    return future.result()
+
+
+def _verdict(error: BaseException | None) -> tuple[str, int]:
+    """Status and exit code of a run."""
+    if error is None:
+        return "succeeded", 0
+    if isinstance(error, Interrupted):
+        return "interrupted", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, GateRefused):
+        return "refused", error.exit_code
+    if isinstance(error, Diverged):
+        return "diverged", error.exit_code
+    return "failed", error.exit_code if isinstance(error, OrchestratorError) else 1
+
+
+__all__ = ["Execution", "Options", "execute"]
