@@ -43,7 +43,7 @@ ENGINE = frozenset(
         "orchestrator.keys",
         "orchestrator.log",
         "orchestrator.overrides",
-        "orchestrator.plan",
+        "orchestrator.planning",
         "orchestrator.report.*",
         "orchestrator.runs",
         "orchestrator.schema",
