@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
 import os
 import socket
-import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from trainers.dataset import DataError, UnreachableError
 
 T = TypeVar("T")
 ROOT_VARIABLE = "GAN_ORCHESTRATOR_DATA"
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 TIMEOUT_S = 8.0  # for a host to answer; MNIST has two mirrors
 
 
@@ -39,20 +40,20 @@ def obtain(load: Callable[..., T], root: Path, name: str, files: str) -> T:
         f"{root}, or name another place with `root` or ${ROOT_VARIABLE}"
     )
     try:
-        with contextlib.suppress(RuntimeError):  # torchvision's answer to missing files
-            return load(download=False)
+        return load(download=False)
+    except RuntimeError:
+        pass  # torchvision's answer to missing files
+    except ValueError as error:
+        raise DataError(f"the files of {name} at {root} are damaged ({_line(error)})", hint) from error
+    try:
         with _locked(root, name), _patience(), contextlib.redirect_stdout(io.StringIO()):  # its progress is not ours
             value = load(download=True)
             _marker(root, name).write_text(listing(root / files))
             return value
-    except ValueError as error:
-        raise DataError(f"the files of {name} at {root} are damaged ({_line(error)})", hint) from error
-    except ModuleNotFoundError as error:
-        raise DataError(f"{name} is not at {root}, and downloading it needs the package {error.name}", hint) from error
-    except (RuntimeError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 - urllib's, requests' and gdown's errors have no common base
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise DataError(f"{name} is not at {root}, where nothing can be written ({_line(error)})", hint) from error
         raise UnreachableError(f"{name} is not at {root} and cannot be downloaded ({_line(error)})", hint) from error
-    except OSError as error:
-        raise DataError(f"{name} is not at {root}, where nothing can be written ({_line(error)})", hint) from error
 
 
 def fingerprint(root: Path, name: str, files: str) -> dict[str, Any]:

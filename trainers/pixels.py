@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import Any
 
@@ -32,8 +33,8 @@ def decode(data: bytes, name: str, channels: int = 3) -> Pixels:
     except CorruptError:
         raise
     except Exception as error:  # decoders raise whatever they like on damaged bytes; each is named, none is lost
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptError(f"{name}: {reason}") from error
+        said = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))  # an address would differ from worker to worker
+        raise CorruptError(f"{name}: {said.splitlines()[0] if said else type(error).__name__}") from error
 
 
 def _convert(image: Image.Image, channels: int) -> Pixels:
