@@ -110,7 +110,7 @@ def complaints(spec: Spec, name: str, found: Iterable[Complaint]) -> list[Proble
 def foresee(step: Step, outputs: Mapping[str, Mapping[str, Facts]]) -> Foresight:
     """What the step foresees, given the facts of every output before it; {} stands for what is not known."""
     known = {name: {o: outputs.get(name, {}).get(o, {}) for o in _all(step, name)} for name in step.producers}
-    missing = {port.name: [] if port.many else {} for port in step.ports.values() if not port.optional}
+    missing: dict[str, Any] = {port.name: [] if port.many else {} for port in step.ports.values() if not port.optional}
     return step.stage.foresee({**missing, **step.gather(known)})
 
 
