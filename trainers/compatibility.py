@@ -21,6 +21,7 @@ WORDS = {
     "latent": "a variant that draws a latent",
     "targets": "a variant whose objective has real and fake targets",
     "critic": "a critic",
+    "r1": "an objective that has an R1 penalty of its own",
     "critic.batch_norm": "batch normalisation in the critic",
     "generator.batch_norm": "batch normalisation in the generator",
 }
@@ -115,7 +116,9 @@ def _fits(
         yield Misfit(subject, "incompatible", f"{title} cannot be used{against}: it needs {wanted}", why, hint)
     for word in sorted(set(description.attributes.get("forbids", ())) & offers):
         named = WORDS.get(word, f"`{word}`")
-        hint = f"set the norm of the {word.split('.')[0]}'s backbone to layer or none" if "batch_norm" in word else ""
+        hint = f"leave {title.split()[-1]} out"
+        if "batch_norm" in word:
+            hint = f"set the norm of the {word.split('.')[0]}'s backbone to layer or none"
         yield Misfit(subject, "incompatible", f"{title} cannot be used{against}: it does not work with {named}", "", hint)
 
 

@@ -22,6 +22,7 @@ class R1(Hack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "logits"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"r1"})
     vectorizes: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"gamma": 0.0}
     differentiates: ClassVar[frozenset[str]] = frozenset({"real"})
