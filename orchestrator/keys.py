@@ -26,11 +26,13 @@ def ingredients(
     source: Mapping[str, str],
     packages: Iterable[str],
     gpus: bool,
+    outside: Mapping[str, Any] | None = None,
 ) -> Ingredients:
     """Everything a key covers, as JSON.
 
     `params` with defaults filled in; `inputs` artifact digests by port; `source` digests of first-party modules;
-    `packages` distribution names, whose installed versions are looked up.
+    `packages` distribution names, whose installed versions are looked up; `outside` fingerprints of data that no
+    artifact holds.
     """
     return {
         "stage": uses,
@@ -41,6 +43,7 @@ def ingredients(
         "source": dict(source),
         "packages": {name: installed(name) for name in packages},
         "gpus": gpus,
+        "outside": dict(outside or {}),
     }
 
 
@@ -86,6 +89,8 @@ def differences(
             maker = (producers or {}).get(port, "")
             found.append(f"input {port} changed" + (f" (stage {maker})" if maker else ""))
     found += [f"input {port} removed" for port in old.get("inputs", {}) if port not in new["inputs"]]
+    if old.get("outside", {}) != new.get("outside", {}):
+        found.append("the files that it reads changed")
     found += _sources(old.get("source", {}), new["source"])
     found += _values(old.get("packages", {}), new["packages"])
     found += _named("version of the stage", old.get("version"), new["version"])

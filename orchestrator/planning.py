@@ -139,6 +139,7 @@ class Desk:
         self.expansion = expansion or Expansion([])
         self.problems: list[Problem] = []
         self._sources: dict[tuple[str, ...], dict[str, str]] = {}
+        self._outside: dict[str, dict[str, Any]] = {}
 
     def seal(self, step: Step, outputs: Mapping[str, Mapping[str, Artifact]], *, forced: bool = False) -> Sealed:
         """The key of a step whose producers' artifacts are all known. Raises SpecError when they do not suit it."""
@@ -256,9 +257,16 @@ class Desk:
             inputs=inputs,
             seed=step.seed,
             source=self._source(step, foresight),
-            packages=step.packages,
+            packages=_packages(step, foresight),
             gpus=step.scale.gpus_per_worker > 0,
+            outside=self._fingerprint(step),
         )
+
+    def _fingerprint(self, step: Step) -> dict[str, Any]:
+        """What the step reads from outside of the store, asked for once. Raises BadInput, Unavailable."""
+        if step.id not in self._outside:
+            self._outside[step.id] = json.loads(canonical(step.stage.fingerprint()))
+        return self._outside[step.id]
 
     def _source(self, step: Step, foresight: Foresight) -> dict[str, str]:
         """What the stage and the plugins that it names reach."""
@@ -267,6 +275,12 @@ class Desk:
         if modules not in self._sources:
             self._sources[modules] = source.digests(modules)
         return self._sources[modules]
+
+
+def _packages(step: Step, foresight: Foresight) -> list[str]:
+    """Distributions that the stage and the plugins that it names compute with."""
+    named = [plugins.describe(kind, name).attributes.get("packages", ()) for kind, name in foresight.plugins]
+    return sorted({*step.packages, *(package for packages in named for package in packages)})
 
 
 def _used(step: Step, producer: str) -> set[str]:
