@@ -50,7 +50,7 @@ def obtain(load: Callable[..., T], root: Path, name: str, files: str) -> T:
             value = load(download=True)
             _marker(root, name).write_text(listing(root / files))
             return value
-    except Exception as error:  # noqa: BLE001 - urllib's, requests' and gdown's errors have no common base
+    except Exception as error:  # urllib's, requests' and gdown's errors have no common base
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise DataError(f"{name} is not at {root}, where nothing can be written ({_line(error)})", hint) from error
         raise UnreachableError(f"{name} is not at {root} and cannot be downloaded ({_line(error)})", hint) from error

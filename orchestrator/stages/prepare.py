@@ -7,14 +7,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval
 
 from orchestrator.errors import BadInput, Interrupted, StageFailed, Unavailable
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 from trainers import plugins
-from trainers.config import choice
 from trainers.core import DataShape
 from trainers.dataset import DataError, UnreachableError
 
@@ -26,6 +25,13 @@ if TYPE_CHECKING:
 AUGMENT = {"flip": False, "crop": 0}
 NAMED_CORRUPT = 100  # unreadable examples named in the metadata; index.json names them all
 POLL_S = 0.25
+
+
+class Chosen(NamedTuple):
+    """A data set as the spec names it."""
+
+    name: str
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,21 +63,35 @@ class Prepare(Stage):
     def foresee(self, inputs: Mapping[str, Facts]) -> Foresight:
         """The shape of what it will make, and every mistake in the parameters."""
         try:
-            chosen = choice(self.dataset)
+            chosen = self._chosen()
         except ValueError as error:
-            return Foresight(complaints=[Complaint(("dataset",), "wrong-type", f"dataset {error}")])
+            return Foresight(complaints=[Complaint(("dataset",), "wrong-type", str(error))])
         path = ("dataset", chosen.name) if isinstance(self.dataset, Mapping) else ("dataset",)
         faults = plugins.check("datasets", chosen.name, chosen.params, path)
         complaints = [Complaint(f.path, f.id, f.what, f.why, f.hint) for f in faults]
-        if chosen.name not in plugins.names("datasets"):
-            return Foresight(complaints=[*complaints, *_check_split(self.split), *_check_augment(self.augment)])
-        about = plugins.describe("datasets", chosen.name).attributes
-        points = about["kind"] == "points"
         complaints += [*_check_split(self.split), *_check_augment(self.augment)]
+        if any(fault.id in ("unknown-dataset", "broken-plugin") for fault in faults):
+            return Foresight(complaints=complaints)
+        about = plugins.describe("datasets", chosen.name).attributes
+        if missing := [key for key in ("kind", "channels", "num_classes") if key not in about]:
+            what = f"datasets/{chosen.name}.py does not state {', '.join(missing)}"
+            return Foresight(complaints=[Complaint(path, "broken-plugin", what, "", "see trainers/dataset.py")])
+        points = about["kind"] == "points"
         complaints += self._check_points(chosen.name) if points else self._check_image(chosen.name, about)
         if complaints:
             return Foresight(complaints=complaints)
         return Foresight({"dataset": self._facts(chosen.name, about)}, plugins=[("datasets", chosen.name)])
+
+    def _chosen(self) -> Chosen:
+        """`name` or `{name: {parameter: value}}`. Raises ValueError for anything else."""
+        match self.dataset:
+            case str(name):
+                return Chosen(name, {})
+            case Mapping() as one if len(one) == 1:
+                name, params = next(iter(one.items()))
+                if params is None or isinstance(params, Mapping):
+                    return Chosen(str(name), dict(params or {}))
+        raise ValueError("dataset must be a name or {name: {parameter: value}}")
 
     def _check_points(self, name: str) -> Iterator[Complaint]:
         for key in ("image_size", "channels"):
@@ -114,7 +134,7 @@ class Prepare(Stage):
 
     def fingerprint(self) -> dict[str, Any]:
         """What the data set says of the bytes it reads: sizes, times and checksums."""
-        chosen = choice(self.dataset)
+        chosen = self._chosen()
         if not plugins.describe("datasets", chosen.name).attributes.get("external"):
             return {}
         with explained():
@@ -125,7 +145,7 @@ class Prepare(Stage):
         """Open the data set once to lay out its shards, have them made, and name them in one artifact."""
         from trainers import shards
 
-        chosen = choice(self.dataset)
+        chosen = self._chosen()
         with explained():
             recipe = self._recipe(chosen, context)
             opened = recipe.dataset.open(context.seed)
@@ -135,7 +155,7 @@ class Prepare(Stage):
         _tell(context, artifact)
         return {"dataset": artifact}
 
-    def _recipe(self, chosen: Any, context: Context) -> Recipe:
+    def _recipe(self, chosen: Chosen, context: Context) -> Recipe:
         from trainers.shards import Recipe
 
         about = plugins.describe("datasets", chosen.name).attributes
