@@ -5,16 +5,20 @@ Cases are every variant x every backbone x every data shape that planning accept
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.synthetic import SyntheticSplit
 from trainers import config, plugins
 from trainers.core import Act, Batch, DataShape, Part, Phase
+from trainers.distributed import Workers
 from trainers.play import Play
 from trainers.step import Game
 
@@ -22,7 +26,7 @@ ROWS = 8
 GREY = DataShape("image", (1, 8, 8))
 COLOUR = DataShape("image", (3, 16, 16))
 POINTS = DataShape("points", (2,), bounded=False)
-SMALL = {"width": 8, "max_width": 16, "depth": 2, "num_blocks": 1, "latent_dim": 5, "siamese_dim": 6}
+SMALL = {"width": 8, "max_width": 16, "depth": 2, "num_blocks": 1, "latent_dim": 5, "siamese_dim": 6, "pool_size": 16}
 
 Case = tuple[str, str, DataShape]
 
@@ -78,10 +82,10 @@ def cases() -> list[Any]:
 CASES = cases()
 
 
-def game_for(case: Case, *, norm: str | None = None, **settings: Any) -> Game:
+def game_for(case: Case, *, norm: str | None = None, workers: Workers | None = None, **settings: Any) -> Game:
     variant, backbone, shape = case
     user = {**user_form(variant, backbone, norm or norms(*case)), **settings}
-    return Game(config.resolve(user, facts={"shape": shape.to_json()}), shape, seed=3)
+    return Game(config.resolve(user, facts={"shape": shape.to_json()}), shape, seed=3, workers=workers)
 
 
 def fetch_for(game: Game) -> Any:
@@ -257,3 +261,44 @@ def test_real_entries_are_what_critics_take(case: Case) -> None:
                     assert all(a.equal(b) for a, b in zip(shown.inputs, judged.entry.inputs, strict=True))
                 else:
                     assert play.real_counterpart(judged, batch).logits.shape == judged.score.logits.shape
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def shareable() -> dict[str, Case]:
+    """The smallest case of each variant whose terms do not couple the batch."""
+    cases = [case.values[0] for case in reversed(CASES)]
+    return {case[0]: case for case in cases if case[1] == "mlp" and not plugins.load("variants", case[0]).coupled}
+
+
+def trained(case: Case, workers: Workers) -> dict[str, Tensor]:
+    """The weights after some steps: long enough for a history of generated samples to be in use."""
+    game = game_for(case, norm="none", workers=workers)
+    for step in range(6):
+        game.step(step, fetch_for(game))
+    return parameters(game)
+
+
+def _worker(rank: int, size: int, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    try:
+        cases = shareable().items()
+        found = {f"{variant}/{k}": p for variant, case in cases for k, p in trained(case, Workers(rank, size)).items()}
+        save_file(found, f"{out}/{rank}.safetensors")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_workers_equal_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (2, port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    for variant, case in shareable().items():
+        for name, p in trained(case, Workers()).items():
+            key = f"{variant}/{name}"
+            assert ranks[0][key].equal(ranks[1][key]), f"{key}: the workers hold the same weights"
+            torch.testing.assert_close(ranks[0][key], p, rtol=0, atol=1e-9, msg=key)
