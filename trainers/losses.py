@@ -42,7 +42,7 @@ def input_gradient(logits: Tensor, inputs: Tensor, shape: DataShape) -> Tensor:
 
 def gradient_penalty(logits: Tensor, inputs: Tensor, shape: DataShape, target: float = 1.0) -> Tensor:
     """(|grad_x f(x)| - target)^2 for each sample, one norm a sample (arXiv 1704.00028, eq. 3)."""
-    norm = torch.linalg.vector_norm(input_gradient(logits, inputs, shape), dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(input_gradient(logits, inputs, shape), dim=-1)
     return (norm - target).square()
 
 
