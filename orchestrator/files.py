@@ -240,7 +240,10 @@ class RemoteFiles(Files):
 
     def write(self, path: str, data: bytes | Path) -> None:
         _seen("write", path)
-        self._call("write", lambda: self._put(self._path(path), data))
+        try:
+            self._call("write", lambda: self._put(self._path(path), data))
+        except FileNotFoundError as error:  # no bucket
+            raise self._unavailable("write", error) from None
         _seen("written", path)
 
     def _put(self, path: str, data: bytes | Path) -> None:
@@ -253,7 +256,10 @@ class RemoteFiles(Files):
 
     def create(self, path: str, data: bytes) -> bool:
         _seen("create", path)
-        done = self._call("write", lambda: self._create(self._path(path), data))
+        try:
+            done = self._call("write", lambda: self._create(self._path(path), data))
+        except FileNotFoundError as error:
+            raise self._unavailable("write", error) from None
         if not done:  # a reply may have been lost after our own put: then the bytes are ours
             done = self.read(path) == data
         _seen("created", path)

