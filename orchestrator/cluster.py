@@ -1,0 +1,358 @@
+"""Ray, started or joined once a run, when the first stage needs it.
+
+Without an address Ray starts on this machine (a bare `ray.init()` would silently join any cluster it finds) and is shut
+down at the end. An address, or RAY_ADDRESS as Ray sets it inside a job, is joined: reached, and large enough, within 20 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BadInput, Unavailable
+from orchestrator.stage import Complaint, Scale
+
+TIMEOUT_S = 20.0  # to reach an explicit cluster, and for it to be large enough
+PROBE_S = 5.0
+PORTS = {"ray": 10001, "gcs": 6379}
+SETTINGS = {  # told to Ray by environment only; what the user set wins
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of Train's controller: 2 s make every start and end slow
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+LOCAL_SETTINGS = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a machine or cluster has."""
+
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        cpus = f"{self.cpus:g} CPU{'s' * (self.cpus != 1)}"
+        return f"{cpus} and {self.gpus:g} GPU{'s' * (self.gpus != 1)}" if self.gpus else cpus
+
+
+def local_resources() -> Resources:
+    """What this process may use: CPUs by affinity and control group, GPUs by their device files."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, max(1, math.ceil(int(quota) / int(period))))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+    gpus = len(present) if visible is None else len([one for one in visible.split(",") if one.strip() and one != "-1"])
+    return Resources(cpus, min(gpus, len(present)))
+
+
+def needed(scale: Scale) -> Resources:
+    """What a stage's workers hold together."""
+    return Resources(scale.num_workers * scale.cpus_per_worker, scale.num_workers * scale.gpus_per_worker)
+
+
+def is_local(address: str | None) -> bool:
+    """Whether Ray would be started on this machine."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
+def check_local(scale: Scale, address: str | None = None) -> Complaint | None:
+    """What is wrong with `scale` on this machine, without importing Ray; None for a cluster, which is asked when joined."""
+    if not is_local(address):
+        return None
+    need, have = needed(scale), local_resources()
+    if need.cpus <= have.cpus and need.gpus <= have.gpus:
+        return None
+    key = (
+        "num_workers"
+        if need.cpus > have.cpus or scale.gpus_per_worker * scale.num_workers > have.gpus
+        else "gpus_per_worker"
+    )
+    one = scale.num_workers == 1
+    lacking = " and no GPU" if need.gpus and not have.gpus else ""
+    return Complaint(
+        ("scale", key),
+        "too-many-workers",
+        f"{scale.num_workers} worker{' needs' if one else 's need'} {need}, this machine has {have}{lacking}",
+        "",
+        "lower `scale`, or give the --address of a Ray cluster",
+        at="stage",
+    )
+
+
+class Cluster:
+    """Ray for one run. `start` is lazy and idempotent; `stop` ends what `start` began, and nothing else."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        log: Path | None = None,
+        disabled: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        self.log = log
+        self.disabled = disabled  # stages then work in this process
+        self.timeout_s = timeout_s
+        self._owned = False
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+
+    @property
+    def local(self) -> bool:
+        """Whether the cluster is this machine, started by us."""
+        return is_local(self.address)
+
+    @property
+    def started(self) -> bool:
+        ray = sys.modules.get("ray")
+        return bool(ray is not None and ray.is_initialized())
+
+    def start(self) -> None:
+        """Start or join Ray, once. Raises errors.Unavailable within `timeout_s` where that is impossible."""
+        if self.disabled:
+            raise RuntimeError("this run works without Ray")
+        with self._lock:
+            if self.started:
+                return
+            _configure(self.local)
+            with _signals_kept():
+                self._keep_local() if self.local else self._join()
+            self._owned = True
+            _quiet(self.log)
+
+    def stop(self) -> None:
+        """Leave or end the Ray that `start` began."""
+        with self._lock:
+            if not self._owned:
+                return
+            self._owned = False
+            import ray
+
+            with _signals_kept():
+                ray.shutdown()
+            self._ending.set()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- resources ---------------------------------------------------------------------------------------------
+
+    def resources(self) -> Resources:
+        """What the cluster has now."""
+        self.start()
+        import ray
+
+        total = ray.cluster_resources()
+        return Resources(total.get("CPU", 0), total.get("GPU", 0))
+
+    def check(self, scale: Scale) -> None:
+        """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time."""
+        if self.disabled:
+            return
+        if complaint := check_local(scale, self.address):
+            raise BadInput(complaint.what, hint=complaint.hint)
+        self.start()
+        deadline = time.monotonic() + self.timeout_s * 0.75
+        while _room(scale) < scale.num_workers:
+            if time.monotonic() > deadline or self.local:
+                each = Resources(scale.cpus_per_worker, scale.gpus_per_worker)
+                have = self.resources()
+                raise Unavailable(
+                    f"the cluster is too small: {scale.num_workers} workers of {each} each are needed, it has {have}",
+                    hint=f"room for {_room(scale)} of them: lower `scale`, or let the cluster grow",
+                )
+            time.sleep(0.5)
+
+    # --- starting and joining ------------------------------------------------------------------------------------
+
+    def _keep_local(self) -> None:
+        """Start Ray from a thread that stays until `stop`.
+
+        Ray asks the kernel to kill its processes when their parent ends, and the kernel means the parent *thread*: started
+        from a stage's own thread, the whole of Ray would be killed as that stage ends.
+        """
+        self._ending.clear()
+        failed: list[Exception] = []
+        started = threading.Event()
+
+        def stay() -> None:
+            try:
+                self._start_local()
+            except Exception as error:  # noqa: BLE001 - raised again by the caller, below
+                failed.append(error)
+            started.set()
+            if not failed:
+                self._ending.wait()
+
+        threading.Thread(target=stay, daemon=True, name="ray").start()
+        started.wait()
+        if failed:
+            raise failed[0]
+
+    def _start_local(self) -> None:
+        import ray
+
+        here = local_resources()
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(here.cpus),
+                num_gpus=int(here.gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises many kinds here: ports, shared memory, a full disk
+            raise Unavailable(
+                f"Ray did not start on this machine: {_first_line(error)}", hint="see /tmp/ray"
+            ) from error
+        _protect_token()
+        _warm(int(here.cpus))
+
+    def _join(self) -> None:
+        address = str(self.address)
+        deadline = time.monotonic() + self.timeout_s
+        _probe(address, min(PROBE_S, self.timeout_s))
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def connect() -> None:
+            import ray
+
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except BaseException as error:  # noqa: BLE001 - told by the caller, below
+                failed.append(error)
+            done.set()
+
+        threading.Thread(target=connect, daemon=True, name="join-ray").start()
+        if not done.wait(max(deadline - time.monotonic(), 0.1)):
+            raise Unavailable(
+                f"the Ray cluster at {address} gave no answer within {self.timeout_s:g} s", hint=_token_hint()
+            )
+        if failed:
+            raise Unavailable(f"cannot join the Ray cluster at {address}: {_first_line(failed[0])}", hint=_token_hint())
+
+
+def _configure(local: bool) -> None:
+    for key, value in {**SETTINGS, **(LOCAL_SETTINGS if local else {})}.items():
+        if key != "RAY_AUTH_MODE" or "ray" not in sys.modules:  # read when ray is imported: later it only confuses
+            os.environ.setdefault(key, value)
+    if not local and _token() and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"  # joining never turns it on, and a guarded cluster then never answers
+
+
+def _token() -> bool:
+    return any(key in os.environ for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _token_hint() -> str:
+    return "" if _token() else "a cluster with token authentication needs RAY_AUTH_TOKEN"
+
+
+def _protect_token() -> None:
+    """Ray writes its token readable by everyone."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def _probe(address: str, timeout_s: float) -> None:
+    """Whether anything listens at the address at all: Ray itself would take long to notice, or end the process."""
+    if address == "auto":
+        return
+    scheme, _, rest = address.rpartition("://")
+    host, _, port = rest.split("/", 1)[0].rpartition(":")
+    if not host:
+        host, port = port, str(PORTS["ray" if scheme else "gcs"])
+    if not port.isdigit():
+        raise BadInput(f"'{address}' is no Ray address", hint="write ray://host:10001 or host:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    except OSError as error:
+        raise Unavailable(f"no Ray cluster at {address}: {error.strerror or error}") from None
+
+
+def _room(scale: Scale) -> int:
+    """How many such workers the living nodes hold."""
+    import ray
+
+    return sum(_fits(node.get("Resources", {}), scale) for node in ray.nodes() if node.get("Alive"))
+
+
+def _fits(resources: Mapping[str, float], scale: Scale) -> int:
+    wanted = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
+    return min((int(resources.get(key, 0) / n + 1e-9) for key, n in wanted.items() if n > 0), default=scale.num_workers)
+
+
+def _warm(cpus: int) -> None:
+    """One task for each CPU that imports what stages need: the first real one then starts at once. Nobody waits."""
+    import ray
+
+    def load() -> None:
+        import torch  # noqa: F401
+
+    task = ray.remote(num_cpus=1, max_retries=0)(load)
+    for _ in range(cpus):
+        task.remote()
+
+
+def _quiet(log: Path | None) -> None:
+    """Ray's messages go to `log` (or nowhere); the user sees ours."""
+    target: logging.Handler = logging.NullHandler()
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        target = logging.FileHandler(log, delay=True)
+        target.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("ray")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.addHandler(target)
+    logger.propagate = False
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL if log is None else logging.WARNING)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray replaces the handlers of SIGTERM and SIGINT: ours come back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+__all__ = ["Cluster", "Resources", "check_local", "is_local", "local_resources", "needed"]

@@ -1,0 +1,382 @@
+"""The values that one dimension of a search space may take.
+
+A domain reads from YAML (`{loguniform: [1.0e-4, 1.0e-3]}`), picks a value with any `Chooser` (random or a sampler that
+learns), lists its values where they are few, and names the values worth checking, each with its place in the YAML.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Protocol
+
+from trainers.plugins import Fault, suggest
+
+Path = tuple[str | int, ...]
+Places = tuple[Path, ...]
+
+MOST_SUBSETS = 4096
+
+
+class Chooser(Protocol):
+    """Where choices come from. The same name is asked at most once for a point."""
+
+    def category(self, name: str, count: int) -> int:
+        """An index in [0, count)."""
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """An integer in [low, high]."""
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high], uniform or log-uniform."""
+
+
+class Domain(ABC):
+    """One dimension's values. `structural`: values are enumerated and each combination is checked when planning."""
+
+    structural = False
+
+    @abstractmethod
+    def pick(self, chooser: Chooser, name: str) -> Any:
+        """One value."""
+
+    def listed(self) -> list[tuple[Any, Places]] | None:
+        """Every value with its places in the YAML, or None where there is no end of them."""
+        return None
+
+    def probes(self) -> list[tuple[Any, Path]]:
+        """Values whose validity stands for all, with their places."""
+        return []
+
+
+@dataclass(frozen=True)
+class Choice(Domain):
+    """One of these values."""
+
+    values: tuple[Any, ...]
+    structural = True
+
+    def pick(self, chooser: Chooser, name: str) -> Any:
+        return self.values[chooser.category(name, len(self.values))]
+
+    def listed(self) -> list[tuple[Any, Places]]:
+        return [(value, (("choice", i),)) for i, value in enumerate(self.values)]
+
+
+@dataclass(frozen=True)
+class Subsets(Domain):
+    """Any `least` to `most` of these items, in their order."""
+
+    items: tuple[Any, ...]
+    least: int = 0
+    most: int = 64
+    place: Path = ("subsets",)
+    structural = True
+
+    def pick(self, chooser: Chooser, name: str) -> Any:
+        """Each item is in or out; a subset of a wrong size is brought into range from the front."""
+        inside = [bool(chooser.category(f"{name}[{i}]", 2)) for i in range(len(self.items))]
+        for i in range(len(inside)):
+            if sum(inside) < self.least:
+                inside[i] = True
+            elif sum(inside) > self.most:
+                inside[i] = False
+        return [item for item, is_in in zip(self.items, inside, strict=True) if is_in]
+
+    def listed(self) -> list[tuple[Any, Places]] | None:
+        sizes = range(self.least, min(self.most, len(self.items)) + 1)
+        if sum(math.comb(len(self.items), size) for size in sizes) > MOST_SUBSETS:
+            return None
+        chosen = (one for size in sizes for one in itertools.combinations(range(len(self.items)), size))
+        return [([self.items[i] for i in one], tuple((*self.place, i) for i in one)) for one in chosen]
+
+
+@dataclass(frozen=True)
+class Real(Domain):
+    """A number in [low, high], uniform or log-uniform."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def pick(self, chooser: Chooser, name: str) -> float:
+        return chooser.real(name, self.low, self.high, log=self.log)
+
+    def probes(self) -> list[tuple[Any, Path]]:
+        kind = "loguniform" if self.log else "uniform"
+        return [(self.low, (kind, 0)), (self.high, (kind, 1))]
+
+
+@dataclass(frozen=True)
+class Steps(Domain):
+    """low, low + q, … up to high."""
+
+    low: float
+    high: float
+    q: float
+
+    def pick(self, chooser: Chooser, name: str) -> float:
+        return self._value(chooser.integer(name, 0, self._last))
+
+    def listed(self) -> list[tuple[Any, Places]]:
+        return [(self._value(k), ()) for k in range(self._last + 1)]
+
+    def probes(self) -> list[tuple[Any, Path]]:
+        return [(self._value(0), ("quniform", 0)), (self._value(self._last), ("quniform", 1))]
+
+    @property
+    def _last(self) -> int:
+        return math.floor((self.high - self.low) / self.q + 1e-9)
+
+    def _value(self, k: int) -> float:
+        if isinstance(self.low, int) and isinstance(self.q, int):
+            return self.low + k * self.q  # integers stay integers: a batch size
+        return float(f"{self.low + k * self.q:.12g}")  # 0.1 + 2 * 0.1 is 0.3
+
+
+@dataclass(frozen=True)
+class Int(Domain):
+    """An integer in [low, high], both included."""
+
+    low: int
+    high: int
+
+    def pick(self, chooser: Chooser, name: str) -> int:
+        return chooser.integer(name, self.low, self.high)
+
+    def listed(self) -> list[tuple[Any, Places]]:
+        return [(value, ()) for value in range(self.low, self.high + 1)]
+
+    def probes(self) -> list[tuple[Any, Path]]:
+        return [(self.low, ("int", 0)), (self.high, ("int", 1))]
+
+
+@dataclass(frozen=True)
+class Normal(Domain):
+    """Normally distributed; a draw that the parameter's own range refuses is drawn again."""
+
+    mean: float
+    sd: float
+
+    def pick(self, chooser: Chooser, name: str) -> float:
+        return NormalDist(self.mean, self.sd).inv_cdf(chooser.real(name, 1e-6, 1 - 1e-6))
+
+    def probes(self) -> list[tuple[Any, Path]]:
+        return [(self.mean, ("normal", 0))]
+
+
+@dataclass(frozen=True)
+class Conditional(Domain):
+    """Another domain for each value of the dimension (or trial key) `on`; left out where no case holds."""
+
+    on: str
+    cases: Mapping[str, Domain]
+
+    def case(self, value: Any) -> tuple[Path, Domain] | None:
+        """The case that holds where `on` has this value: its name, a plugin's name, or a hack of a list."""
+        held = names_in(value)
+        for key, domain in self.cases.items():
+            if key in held:
+                return ("conditional", "cases", key), domain
+        return None
+
+    def pick(self, chooser: Chooser, name: str) -> Any:
+        raise TypeError("a conditional is resolved before it is picked from")
+
+
+def names_in(value: Any) -> list[str]:
+    """What a case may be called: `wgan_gp`, `{wgan_gp: {…}}`, `[ema, {r1: …}]`, 64, true."""
+    if isinstance(value, Mapping):
+        return [str(key) for key in value]
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in names_in(item)]
+    return [{True: "true", False: "false", None: "null"}.get(value, str(value)) if _is_word(value) else str(value)]
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+Read = tuple[Domain | None, list[Fault]]
+
+
+def read_domain(value: Any, path: Path) -> Read:
+    """The domain written at `path`, or what is wrong with it."""
+    if not isinstance(value, Mapping) or len(value) != 1:
+        what = f"`{path[-1]}` must be one distribution, like {{choice: [...]}}"
+        return None, [Fault(path, "wrong-type", what, "", "a fixed value belongs under `trial`")]
+    kind, body = next(iter(value.items()))
+    if kind not in READERS:
+        return None, [
+            Fault(
+                (*path, str(kind)),
+                "unknown-distribution",
+                f"there is no distribution '{kind}'",
+                "",
+                suggest(kind, READERS),
+            )
+        ]
+    return READERS[kind](body, (*path, kind))
+
+
+def _numbers(body: Any, path: Path, count: int, names: str) -> tuple[list[float], list[Fault]]:
+    if not isinstance(body, list | tuple) or len(body) != count:
+        return [], [Fault(path, "wrong-type", f"`{path[-1]}` must be {names}")]
+    faults = [
+        Fault((*path, i), "wrong-type", f"`{path[-1]}` must hold numbers, not {item!r}")
+        for i, item in enumerate(body)
+        if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item)
+    ]
+    return ([] if faults else list(body)), faults
+
+
+def _ordered(numbers: list[float], path: Path) -> list[Fault]:
+    if numbers[0] <= numbers[1]:
+        return []
+    return [
+        Fault(
+            path, "out-of-range", f"`{path[-1]}` has its ends the wrong way round", f"{numbers[0]:g} > {numbers[1]:g}"
+        )
+    ]
+
+
+def _read_choice(body: Any, path: Path) -> Read:
+    if not isinstance(body, list | tuple) or not body:
+        return None, [Fault(path, "wrong-type", "`choice` must be a list of at least one value")]
+    if twice := [i for i, item in enumerate(body) if item in body[:i]]:
+        return None, [Fault((*path, twice[0]), "duplicate", f"`choice` lists {body[twice[0]]!r} twice")]
+    return Choice(tuple(body)), []
+
+
+def _read_subsets(body: Any, path: Path) -> Read:
+    place: Path = ("subsets",)
+    sizes = {"min": 0, "max": 64}
+    items = body
+    if isinstance(body, Mapping):
+        place = ("subsets", "of")
+        items = body.get("of")
+        faults = [
+            Fault(
+                (*path, str(key)),
+                "unknown-key",
+                f"`subsets` has no key '{key}'",
+                "",
+                suggest(key, ("of", "min", "max")),
+            )
+            for key in body
+            if key not in ("of", "min", "max")
+        ]
+        for key, usual in sizes.items():
+            given = body.get(key, usual)
+            if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+                what = f"`{key}` must be an integer of at least 0, not {given!r}"
+                faults.append(Fault((*path, key), "wrong-type", what))
+        sizes |= {key: body[key] for key in sizes if key in body}
+        if faults:
+            return None, faults
+    if not isinstance(items, list | tuple) or not items:
+        return None, [Fault(path, "wrong-type", "`subsets` must be a list of at least one item")]
+    if sizes["min"] > min(sizes["max"], len(items)):
+        return None, [Fault(path, "out-of-range", "`subsets` has no subset between `min` and `max`")]
+    if twice := [i for i, item in enumerate(items) if names_in(item)[:1] in [names_in(one)[:1] for one in items[:i]]]:
+        return None, [Fault((*path, *place[1:], twice[0]), "duplicate", f"`subsets` lists {items[twice[0]]!r} twice")]
+    return Subsets(tuple(items), sizes["min"], sizes["max"], place), []
+
+
+def _read_real(log: bool) -> Callable[[Any, Path], Read]:
+    def read(body: Any, path: Path) -> Read:
+        numbers, faults = _numbers(body, path, 2, "[low, high]")
+        faults = faults or _ordered(numbers, path)
+        if log and not faults and numbers[0] <= 0:
+            faults = [Fault((*path, 0), "out-of-range", f"`loguniform` must be greater than 0, not {numbers[0]:g}")]
+        return (None, faults) if faults else (Real(float(numbers[0]), float(numbers[1]), log), [])
+
+    return read
+
+
+def _read_steps(body: Any, path: Path) -> Read:
+    numbers, faults = _numbers(body, path, 3, "[low, high, step]")
+    faults = faults or _ordered(numbers, path)
+    if not faults and numbers[2] <= 0:
+        faults = [
+            Fault((*path, 2), "out-of-range", f"the step of `quniform` must be greater than 0, not {numbers[2]:g}")
+        ]
+    return (None, faults) if faults else (Steps(*numbers), [])
+
+
+def _read_int(body: Any, path: Path) -> Read:
+    numbers, faults = _numbers(body, path, 2, "[low, high]")
+    faults = faults or [
+        Fault((*path, i), "wrong-type", f"`int` must hold integers, not {n!r}")
+        for i, n in enumerate(numbers)
+        if not isinstance(n, int)
+    ]
+    faults = faults or _ordered(numbers, path)
+    return (None, faults) if faults else (Int(int(numbers[0]), int(numbers[1])), [])
+
+
+def _read_normal(body: Any, path: Path) -> Read:
+    numbers, faults = _numbers(body, path, 2, "[mean, standard deviation]")
+    if not faults and numbers[1] <= 0:
+        faults = [Fault((*path, 1), "out-of-range", f"a standard deviation must be greater than 0, not {numbers[1]:g}")]
+    return (None, faults) if faults else (Normal(numbers[0], numbers[1]), [])
+
+
+def _read_conditional(body: Any, path: Path) -> Read:
+    keys = ("on", "cases")
+    if not isinstance(body, Mapping):
+        return None, [Fault(path, "wrong-type", "`conditional` must be {on: path, cases: {value: distribution}}")]
+    faults = [
+        Fault((*path, str(key)), "unknown-key", f"`conditional` has no key '{key}'", "", suggest(key, keys))
+        for key in body
+        if key not in keys
+    ]
+    on, cases = body.get("on"), body.get("cases")
+    if not isinstance(on, str):
+        faults.append(Fault(path, "missing-key", "`conditional` needs `on`: the path of what it depends on"))
+    if not isinstance(cases, Mapping) or not cases:
+        faults.append(Fault(path, "missing-key", "`conditional` needs `cases`: a distribution for each value"))
+        return None, faults
+    read: dict[str, Domain] = {}
+    for key, value in cases.items():
+        name = names_in(key)[0]
+        domain, wrong = read_domain(value, (*path, "cases", key))
+        if isinstance(domain, Conditional):
+            wrong = [Fault((*path, "cases", key), "wrong-type", "a conditional cannot hold another one")]
+        faults += wrong
+        if domain is not None:
+            read[name] = domain
+    return (None, faults) if faults else (Conditional(str(on), read), [])
+
+
+READERS: Mapping[str, Callable[[Any, Path], Read]] = {
+    "choice": _read_choice,
+    "subsets": _read_subsets,
+    "uniform": _read_real(log=False),
+    "loguniform": _read_real(log=True),
+    "quniform": _read_steps,
+    "int": _read_int,
+    "normal": _read_normal,
+    "conditional": _read_conditional,
+}
+
+__all__ = [
+    "Choice",
+    "Chooser",
+    "Conditional",
+    "Domain",
+    "Int",
+    "Normal",
+    "Path",
+    "Real",
+    "Steps",
+    "Subsets",
+    "names_in",
+    "read_domain",
+]

@@ -1,0 +1,319 @@
+"""Search spaces: what stands under `space` of a tune stage. Pure: no torch, no ray; one seed gives one list of trials.
+
+    variant: {choice: [dcgan, wgan_gp]}
+    hacks: {subsets: [ema, {r1: {gamma: 1}}]}                  every subset; {subsets: {of: [...], min: 1, max: 2}}
+    optimizers.generator.lr: {loguniform: [1.0e-4, 1.0e-3]}    also uniform, quniform, int, normal
+    variant.wgan_gp.n_critic: {conditional: {on: hacks, cases: {r1: {int: [1, 2]}}}}
+
+A dimension is the dotted path of any value of the trial. A point of the space leaves out what would do nothing: a
+parameter of a hack or variant that is not chosen, a conditional none of whose cases holds. Every draw is keyed by (seed,
+trial, path), so neither the order of the keys nor another dimension changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from orchestrator.domains import Chooser, Conditional, Domain, Path, Places, Subsets, names_in, read_domain
+from trainers.plugins import Fault
+
+Point = dict[str, Any]  # dotted path -> value
+User = dict[str, Any]  # a train configuration as the user writes it
+Assign = Callable[[Mapping[str, Any], str, Any], User]
+Check = Callable[[Mapping[str, Any]], Sequence[Fault]]
+Placed = tuple[Point, tuple[tuple[str, Path], ...]]  # a point, and where in the space its values stand
+
+MOST_COMBINATIONS = 512  # checked one by one when planning; of more, as many are drawn
+MOST_TRIES = 1000  # draws for one trial, before the space counts as exhausted
+PLUGIN_KEYS = ("variant", "hacks", "backbone")
+SIDES = ("generator", "critic")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random choices keyed by (seed, key, name): a `Chooser` without state."""
+
+    seed: int
+    key: tuple[int, ...]
+
+    def _random(self, name: str) -> random.Random:
+        digest = hashlib.blake2b(repr((self.seed, *self.key, name)).encode(), digest_size=8).digest()
+        return random.Random(int.from_bytes(digest, "little"))
+
+    def category(self, name: str, count: int) -> int:
+        return self._random(name).randrange(count)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        return self._random(name).randint(low, high)
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        share = self._random(name).random()
+        return float(low * (high / low) ** share) if log else low + (high - low) * share
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What planning found: mistakes (paths under `with`), and the size of the space in words."""
+
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+    good: tuple[Point, ...] = ()  # valid combinations of listed values (those drawn, where there are too many)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The dimensions in the order in which they are chosen, over the trial's fixed values.
+
+    `assign(user, path, value)` and `check(user)` are those of the train configuration.
+    """
+
+    trial: User
+    dimensions: Mapping[str, Domain]
+    assign: Assign = field(repr=False)
+    check: Check = field(repr=False)
+
+    def apply(self, point: Mapping[str, Any]) -> User:
+        """The trial's configuration at a point, as the user would write it."""
+        user = dict(self.trial)
+        for path in sorted(point, key=_order):
+            user = self.assign(user, path, point[path])
+        return user
+
+    # --- points ------------------------------------------------------------------------------------------------
+
+    def point(self, chooser: Chooser) -> Point:
+        """One point, valid or not, by anyone's choices."""
+        point: Point = {}
+        for path in self.dimensions:
+            if found := self._domain(path, point):
+                point[path] = found[1].pick(chooser, path)
+        return point
+
+    def valid(self, point: Mapping[str, Any]) -> bool:
+        return not self.check(self.apply(point))
+
+    def draw(self, seed: int, index: int, taken: Sequence[Point] = ()) -> Point | None:
+        """Trial `index` of a random search, other than those taken; None where no other was found."""
+        known = {canonical(point) for point in taken}
+        for attempt in range(MOST_TRIES):
+            point = self.point(Draw(seed, (index, attempt)))
+            if canonical(point) not in known and self.valid(point):
+                return point
+        return None
+
+    def grid(self) -> Iterator[Point]:
+        """Every valid point of a finite space, in order. Raises ValueError for a continuous dimension."""
+        if endless := self.continuous():
+            raise ValueError(f"a grid needs listed values, but {', '.join(endless)} has no end of them")
+        return (point for point, _ in self._walk(structural_only=False) if self.valid(point))
+
+    def continuous(self) -> tuple[str, ...]:
+        """Paths of the dimensions whose values cannot be listed."""
+        found = []
+        for path, domain in self.dimensions.items():
+            inner = domain.cases.values() if isinstance(domain, Conditional) else (domain,)
+            if any(one.listed() is None for one in inner):
+                found.append(path)
+        return tuple(found)
+
+    def _domain(self, path: str, point: Mapping[str, Any]) -> tuple[Path, Domain] | None:
+        """The domain that holds for `path` beside `point` (with its place), or None where it would do nothing."""
+        if not self._is_effective(path, point):
+            return None
+        domain = self.dimensions[path]
+        if isinstance(domain, Conditional):
+            return domain.case(point.get(domain.on, _at(self.trial, domain.on)))
+        return (), domain
+
+    def _is_effective(self, path: str, point: Mapping[str, Any]) -> bool:
+        """Whether the plugin that the path goes through is chosen."""
+        key, *rest = path.split(".")
+        if key not in PLUGIN_KEYS or not rest:
+            return True
+        chosen = point.get(key, self.trial.get(key))
+        if rest[0] in SIDES and key == "backbone":
+            if len(rest) == 1:
+                return True
+            chosen = point.get(f"{key}.{rest[0]}", chosen.get(rest[0]) if isinstance(chosen, Mapping) else chosen)
+            rest = rest[1:]
+        return chosen is not None and rest[0] in names_in(chosen)
+
+    def _walk(self, *, structural_only: bool) -> Iterator[Placed]:
+        """Every combination of listed values; dimensions without a list (or not structural) are left out."""
+        paths = list(self.dimensions)
+
+        def walk(i: int, point: Point, places: tuple[tuple[str, Path], ...]) -> Iterator[Placed]:
+            if i == len(paths):
+                yield dict(point), places
+                return
+            path = paths[i]
+            found = self._domain(path, point)
+            values = found[1].listed() if found and (found[1].structural or not structural_only) else None
+            if found is None or values is None:
+                yield from walk(i + 1, point, places)
+                return
+            for value, inner in values:
+                own: Places = tuple((*found[0], *place) for place in inner)
+                yield from walk(i + 1, {**point, path: value}, (*places, *((path, place) for place in own)))
+
+        return walk(0, {}, ())
+
+    # --- examination when planning --------------------------------------------------------------------------------
+
+    def examine(self) -> Examination:
+        """Every mistake: a value that is wrong wherever it stands. Combinations that do not fit are pruned and counted."""
+        combinations = list(islice(self._walk(structural_only=True), MOST_COMBINATIONS + 1))
+        whole = len(combinations) <= MOST_COMBINATIONS
+        if not whole:
+            combinations = [(self.point(Draw(0, (k,))), ()) for k in range(MOST_COMBINATIONS)]
+        found = [(point, places, tuple(self.check(self.apply(point)))) for point, places in combinations]
+        good = [point for point, _, faults in found if not faults]
+        if not good:
+            return Examination(tuple(self._hopeless([faults for _, _, faults in found])))
+        faults = self._dead(found) if whole else []
+        faults += self._ends(good) if whole else []
+        return Examination(tuple(faults), self._notes(found, good, whole), tuple(good))
+
+    def _hopeless(self, found: Sequence[tuple[Fault, ...]]) -> list[Fault]:
+        """No combination is valid: what is wrong with all of them, or else with the first."""
+        common = [fault for fault in found[0] if all(fault in other for other in found)]
+        return [self._placed(fault) for fault in common or found[0][:1]]
+
+    def _placed(self, fault: Fault) -> Fault:
+        """A fault of the trial's configuration at its place under `with`."""
+        under = [path for path in self.dimensions if fault.path[: path.count(".") + 1] == tuple(path.split("."))]
+        place: Path = ("space", max(under, key=len)) if under else ("trial", *fault.path)
+        return Fault(place, fault.id, fault.what, fault.why, fault.hint)
+
+    def _dead(self, found: Sequence[tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]]) -> list[Fault]:
+        """Listed values that no valid combination holds."""
+        alive = {place for _, places, faults in found if not faults for place in places}
+        dead: dict[tuple[str, Path], Fault] = {}
+        for _, places, faults in found:
+            for path, place in places:
+                if faults and (path, place) not in alive and (path, place) not in dead:
+                    own = [fault for fault in faults if str(fault.path[:1] and fault.path[0]) == path.split(".")[0]]
+                    fault = (own or list(faults))[0]
+                    dead[path, place] = Fault(("space", path, *place), fault.id, fault.what, fault.why, fault.hint)
+        return list(dead.values())
+
+    def _ends(self, good: Sequence[Point]) -> list[Fault]:
+        """Ends of ranges that the parameter itself refuses, and dimensions that no valid combination uses."""
+        faults = []
+        for path, domain in self.dimensions.items():
+            seen: set[Path] = set()
+            for point in good:
+                found = self._domain(path, point)
+                if found is None or found[0] in seen:
+                    continue
+                if not found[1].structural:
+                    faults += self._refused(path, found, point)
+                seen.add(found[0])
+            if not seen:
+                why = "no valid combination chooses what it belongs to" if "." in path else ""
+                faults.append(Fault(("space", path), "no-effect", f"`{path}` would never do anything", why))
+            elif isinstance(domain, Conditional):
+                unused = [key for key in domain.cases if ("conditional", "cases", key) not in seen]
+                faults += [
+                    Fault(("space", path, "conditional", "cases", key), "no-effect", f"`{domain.on}` is never '{key}'")
+                    for key in unused
+                ]
+        return faults
+
+    def _refused(self, path: str, found: tuple[Path, Domain], point: Point) -> list[Fault]:
+        faults = []
+        for value, place in found[1].probes():
+            if wrong := self.check(self.apply({**point, path: value})):
+                one = wrong[0]
+                if one.id == "unknown-key":  # the path is wrong, not the value: told once
+                    return [Fault(("space", path), one.id, one.what, one.why, one.hint)]
+                faults.append(Fault(("space", path, *found[0], *place), one.id, one.what, one.why, one.hint))
+        return faults
+
+    def _notes(self, found: Sequence[Any], good: Sequence[Point], whole: bool) -> tuple[str, ...]:
+        ranges = [p for p, d in self.dimensions.items() if not d.structural and not isinstance(d, Conditional)]
+        beside = f", beside {len(ranges)} range{'s' * (len(ranges) > 1)}" if ranges else ""
+        if not whole:
+            share = len(good) / len(found)
+            return (f"space: more than {MOST_COMBINATIONS} combinations{beside}; {share:.0%} of those drawn are valid",)
+        pruned = len(found) - len(good)
+        note = f"space: {len(good)} combination{'s' * (len(good) != 1)}{beside}"
+        return (f"{note}; {pruned} of {len(found)} pruned as incompatible" if pruned else note,)
+
+
+def read_space(space: Any, trial: Mapping[str, Any], assign: Assign, check: Check) -> tuple[Space | None, list[Fault]]:
+    """The space written under `space`, or every mistake in how it is written (paths under `with`)."""
+    if not isinstance(space, Mapping) or not space:
+        return None, [Fault(("space",), "wrong-type", "`space` must map at least one path to a distribution")]
+    faults: list[Fault] = []
+    domains: dict[str, Domain] = {}
+    for path, value in space.items():
+        place: Path = ("space", path)
+        if not isinstance(path, str) or not all(path.split(".")):
+            faults.append(Fault(place, "wrong-type", f"'{path}' is no dotted path, like optimizers.generator.lr"))
+            continue
+        domain, wrong = read_domain(value, place)
+        faults += wrong
+        if domain is not None:
+            domains[path] = domain
+    faults += _misplaced(domains)
+    for path, domain in domains.items():
+        if isinstance(domain, Conditional) and domain.on not in domains and _at(trial, domain.on) is None:
+            what = f"`{path}` depends on '{domain.on}', which neither the space nor the trial has"
+            faults.append(Fault(("space", path, "conditional", "on"), "unknown-path", what))
+    ordered = _ordered(domains)
+    if not faults and ordered is None:
+        faults.append(Fault(("space",), "cycle", "conditional dimensions depend on each other in a circle"))
+    if faults or ordered is None:
+        return None, faults
+    return Space(dict(trial), ordered, assign, check), []
+
+
+def _misplaced(domains: Mapping[str, Domain]) -> list[Fault]:
+    """`subsets` anywhere but at `hacks`."""
+    return [
+        Fault(("space", path), "wrong-type", f"`{path}` cannot take subsets", "only `hacks` is a set", "use choice")
+        for path, domain in domains.items()
+        if isinstance(domain, Subsets) and path != "hacks"
+    ]
+
+
+def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain] | None:
+    """Shallow paths first, conditionals after what they depend on; None for a circle."""
+    waiting = sorted(domains, key=_order)
+    ordered: dict[str, Domain] = {}
+    while waiting:
+        ready = [
+            p for p in waiting if not isinstance(d := domains[p], Conditional) or d.on in ordered or d.on not in domains
+        ]
+        if not ready:
+            return None
+        ordered[ready[0]] = domains[ready[0]]
+        waiting.remove(ready[0])
+    return ordered
+
+
+def _order(path: str) -> tuple[int, str]:
+    return path.count("."), path
+
+
+def _at(user: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of the trial, or None."""
+    value: Any = user
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def canonical(value: Any) -> str:
+    """Equal values, equal text."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+__all__ = ["Draw", "Examination", "Point", "Space", "canonical", "read_space"]

@@ -1,0 +1,290 @@
+"""Train a GAN: from a prepared data set to a model, on one or more Ray Train workers.
+
+What the user writes under `with` wins over a search's winner (port `config`), which wins over the variant's defaults. The
+truth about progress are our own committed checkpoints: a killed worker, run or machine goes on from the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Interval
+
+from orchestrator.errors import BadInput, Diverged, Interrupted
+from orchestrator.stage import Checkpoints, Complaint, Context, Facts, Foresight, Stage
+from orchestrator.workers import Ended, Seat, run_group, run_here
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts import Artifact, ArtifactStore
+    from trainers.config import TrainConfig
+
+KEPT_FACTS = ("shape", "dataset", "classes", "mixture")
+COMPATIBILITY = (
+    "incompatible",
+    "no-effect",
+    "backbone-kind",
+    "image-size",
+)  # faults that depend on the whole configuration
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """Train a model. The keys are those of the train configuration; what is left out comes from `config` or the variant."""
+
+    version: ClassVar[int] = 1
+    inputs: ClassVar[dict[str, str]] = {
+        "dataset": "dataset",
+        "config": "search?",
+        "model": "model?",
+        "features": "features?",
+    }
+    outputs: ClassVar[dict[str, str]] = {"model": "model"}
+    packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors", "numpy")
+    extends: ClassVar[str | None] = "total_steps"
+
+    variant: Any = None
+    "The objective: a name, or {name: {parameter: value}}."
+    hacks: Any = None
+    "Training tricks: a list of names and {name: {parameter: value}}, or one mapping."
+    backbone: Any = None
+    "The networks: a name, {name: {parameter: value}}, or one for each side: {generator: …, critic: …}."
+    optimizers: dict[str, Any] | None = None
+    "For each role (generator, critic, autoencoder): name, lr, betas, schedule, …"
+    total_steps: Annotated[int, Ge(1)] | None = None
+    "Steps of the whole training; a finished training goes on when this grows."
+    batch_size: Annotated[int, Interval(ge=2, le=65536)] | None = None
+    "Samples a step, over all workers."
+    microbatch: Annotated[int, Ge(1)] | None = None
+    "Samples a worker handles at once, gradients accumulated."
+    precision: Literal["float32", "float64", "bf16"] | None = None
+    "bf16 is autocast; parameters stay float32."
+    log_every: Annotated[int, Ge(1)] | None = None
+    "Steps between logged losses."
+    sample_every: Annotated[int, Ge(1)] | None = None
+    "Steps between sample grids."
+    checkpoint_every: Annotated[int, Ge(1)] | None = None
+    "Steps between checkpoints."
+    init: str | None = None
+    "Start from these weights: models:/name@alias, or the directory of a model."
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the user wrote."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def foresee(self, inputs: Mapping[str, Facts]) -> Foresight:
+        from trainers import config
+
+        dataset = inputs.get("dataset", {})
+        known = {key: dataset[key] for key in KEPT_FACTS if key in dataset}
+        user, is_open = self._merged(inputs)
+        faults = config.check(user, dataset)
+        if is_open:  # the search may still choose what fits
+            faults = [fault for fault in faults if fault.id not in COMPATIBILITY or "variant" in self.given]
+        complaints = [Complaint(*_mine(f.path, self.given), f.id, f.what, f.why, f.hint) for f in faults]
+        if self.init is not None and "model" in inputs:
+            complaints.append(
+                Complaint(("init",), "two-sources", "`init` and the input `model` both give the first weights")
+            )
+        if complaints:
+            return Foresight({"model": known}, complaints)
+        resolved = config.resolve(user, facts=dataset)
+        if is_open:
+            return Foresight({"model": known}, plugins=resolved.plugins() if "variant" in self.given else ())
+        metadata = {**known, "config": resolved.to_json(), "step": resolved.settings.total_steps}
+        return Foresight({"model": metadata}, plugins=resolved.plugins())
+
+    def _merged(self, inputs: Mapping[str, Facts]) -> tuple[dict[str, Any], bool]:
+        """The user's values over the winner's, and whether the winner is still open."""
+        from trainers import config
+
+        if "config" not in inputs:
+            return self.given, False
+        winner = inputs["config"].get("winner")
+        return (self.given, True) if winner is None else (config.merge(winner, self.given), False)
+
+    def run(self, context: Context) -> dict[str, Artifact]:
+        from orchestrator.artifacts import Artifact
+        from trainers import config, plugins
+
+        dataset: Artifact = context.inputs["dataset"]
+        facts = {port: one.metadata for port, one in context.inputs.items()}
+        try:
+            resolved = config.resolve(self._merged(facts)[0], facts=dataset.metadata)
+        except plugins.BadParametersError as error:
+            raise BadInput(str(error)) from error
+        if resolved.settings.batch_size % context.scale.num_workers:
+            raise BadInput(
+                f"batch_size {resolved.settings.batch_size} cannot be shared equally by {context.scale.num_workers} workers"
+            )
+        job = Job(resolved, context.seed, context.store, context.checkpoints, dataset, _init(resolved, context))
+        context.tracker.params(flat(resolved.to_json()))
+        return {"model": Artifact.from_json(_fit(job, context))}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs. It is pickled: data and weights travel through the store."""
+
+    config: TrainConfig
+    seed: int
+    store: ArtifactStore
+    checkpoints: Checkpoints
+    dataset: Artifact
+    init: Artifact | None
+
+
+def _fit(job: Job, context: Context) -> dict[str, Any]:
+    listener = Listener(context, job.config.settings.total_steps)
+    try:
+        if context.cluster.disabled:
+            made = run_here(train, job, hear=listener, stopping=context.stopping)
+        else:
+            context.cluster.check(context.scale)
+            made = run_group(
+                train,
+                job,
+                scale=context.scale,
+                scratch=context.scratch,
+                max_failures=context.max_failures,
+                hear=listener,
+                stopping=context.stopping,
+            )
+    except Ended as ended:
+        raise _told(ended) from None
+    listener.close()
+    return dict(made)
+
+
+def _told(ended: Ended) -> Exception:
+    if ended.kind == "diverged":
+        return Diverged(str(ended), hint="lower the learning rates, or use an objective with a bounded critic")
+    if ended.kind == "stopped":
+        return Interrupted(15)
+    return BadInput(str(ended))
+
+
+class Listener:
+    """Passes what workers tell on to progress and tracking."""
+
+    def __init__(self, context: Context, total: int) -> None:
+        self._progress, self._tracker, self._total = context.progress, context.tracker, total
+        self._lost = ""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "step":
+                self._progress.update(event["step"], event["total_steps"], metrics=event["metrics"])
+                self._tracker.metrics(event["metrics"], step=event["step"])
+            case "figure":
+                self._tracker.figure(event["name"], event["png"])
+            case "lost":
+                self._lost = "; ".join(
+                    f"worker {rank} was lost ({why})" for rank, why in sorted(event["ranks"].items())
+                )
+                self._progress.say(f"{self._lost}; the group starts again")
+            case "start":
+                self._started(event["step"])
+            case "say":
+                self._progress.say(event["line"])
+
+    def _started(self, step: int) -> None:
+        if self._lost or step:
+            self._progress.say(f"training goes on from step {step}" if step else "training starts again from step 0")
+        self._lost = ""
+        self._progress.update(step, self._total)
+
+    def close(self) -> None:
+        self._progress.update(self._total, self._total)
+
+
+def _init(config: TrainConfig, context: Context) -> Artifact | None:
+    """The model whose weights are taken over, as an artifact of the store, so that every worker can read it."""
+    given: Artifact | None = context.inputs.get("model")
+    where = config.settings.init
+    if given is not None or where is None:
+        return given
+    folder = _downloaded(where, context) if where.startswith("models:/") else Path(where).expanduser()
+    found = sorted(folder.rglob("model.safetensors"))
+    if not found:
+        raise BadInput(f"init: there is no model.safetensors in {where}")
+    return context.store.put("model", {"model.safetensors": found[0]}, {})
+
+
+def _downloaded(uri: str, context: Context) -> Path:
+    import mlflow
+
+    try:
+        path = mlflow.artifacts.download_artifacts(
+            artifact_uri=uri, dst_path=str(context.scratch / "init"), tracking_uri=context.tracking_uri or None
+        )
+    except mlflow.exceptions.MlflowException as error:
+        raise BadInput(f"init: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+    return Path(path)
+
+
+def train(job: Job, seat: Seat) -> dict[str, Any] | None:
+    """One worker's part. Worker 0 stores the model and returns its record as JSON."""
+    from trainers import loop
+    from trainers.data import Prepared
+    from trainers.distributed import Workers
+
+    job.store.told = lambda line: seat.tell({"event": "say", "line": line})
+    shown: set[str] = set()
+
+    def report(event: dict[str, Any]) -> None:
+        seat.tell({"event": "step", **event})
+        show()
+
+    def show() -> None:
+        for name in sorted(training.grids.keys() - shown):
+            shown.add(name)
+            seat.tell({"event": "figure", "name": name, "png": training.grids[name]})
+
+    try:
+        training = loop.open_training(
+            job.config,
+            Prepared.open(job.store.directory(job.dataset)),
+            seed=job.seed,
+            checkpoints=job.checkpoints,
+            report=report,
+            stop=seat.stopping,
+            workers=Workers(seat.rank, seat.size),
+            device=seat.device,
+            init={name: job.store.open(job.init, name) for name in job.init.files} if job.init else None,
+        )
+        if seat.rank == 0:
+            seat.tell({"event": "start", "step": training.step})
+        training.run()
+        fitted = training.finish()
+    except loop.NotFinite as error:
+        kept = f"the state of step {error.kept} is kept" if error.kept else "nothing was saved before"
+        raise Ended("diverged", f"training diverged: {error}; {kept}", step=error.step) from error
+    except loop.Stopped as error:
+        raise Ended("stopped", str(error), step=error.step) from error
+    if seat.rank > 0:
+        return None
+    show()
+    return job.store.put("model", fitted.files, fitted.metadata).to_json()
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = item
+    return found
+
+
+def _mine(path: tuple[str | int, ...], given: Mapping[str, Any]) -> tuple[tuple[str | int, ...]]:
+    """A fault's path, where the user wrote what it is about; else the whole of `with`."""
+    return (path if path and path[0] in given else (),)
+
+
+__all__ = ["Train"]
