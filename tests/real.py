@@ -64,7 +64,9 @@ def classifier_file() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="classifier-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     data = images()
-    made = classifier.train(data, classifier.of(data.shape, dim=16, width=8), classifier.Training(epochs=8), seed=0)
+    made = classifier.train(
+        data, classifier.of(data.shape, dim=16, width=8), classifier.Training(max_steps=100), seed=0
+    )
     made.save(folder / classifier.FILE)
     return folder / classifier.FILE
 

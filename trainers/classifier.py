@@ -159,9 +159,9 @@ class Classifier(Space):
 
 @dataclass(frozen=True)
 class Training:
-    """How the classifier is trained. `epochs` counts passes over the split, of at most `max_steps` steps in all."""
+    """How the classifier is trained: `epochs` passes over the split, but at least 200 and at most `max_steps` steps in all."""
 
-    epochs: int = 12
+    epochs: int = 10
     max_steps: int = 3000
     batch_size: int = 64
     lr: float = 3e-3
@@ -169,7 +169,7 @@ class Training:
     label_smoothing: float = 0.0
 
     def steps(self, n: int) -> int:
-        return max(1, min(self.max_steps, self.epochs * math.ceil(n / self.batch_size)))
+        return min(self.max_steps, max(200, self.epochs * math.ceil(n / self.batch_size)))
 
 
 def train(
@@ -212,8 +212,7 @@ def train(
         schedule.step()
         if step % max(1, total // 100) == 0 or step == total:
             report(step, total, {"loss": loss.item()})
-    classifier.network.eval()
-    _set_scale(classifier, split, len(labels))
+    _settle(classifier, split, len(labels))
     return classifier
 
 
@@ -264,10 +263,24 @@ def _standardise(classifier: Classifier, split: Any, n: int) -> None:
     classifier.spread = torch.from_numpy(points.std(0)).float().clamp_min(1e-6)
 
 
-def _set_scale(classifier: Classifier, split: Any, n: int) -> None:
-    """Divide features by the root of their mean variance over (at most 10,000 of) the training samples."""
+def _settle(classifier: Classifier, split: Any, n: int) -> None:
+    """Measure what evaluation divides by, over at most 10,000 samples of the training split.
+
+    Batch norm's statistics are those of the final weights instead of a running average over the training; features are
+    divided by the root of their mean variance.
+    """
     positions = torch.arange(min(n, 10_000)) * n // min(n, 10_000)
-    features = np.concatenate([classifier.embed(split.raw(positions[c])) for c in _chunks(len(positions))])
+    chunks = [split.raw(positions[chunk]) for chunk in _chunks(len(positions))]
+    for module in classifier.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain average over the batches to come
+    with torch.no_grad():
+        for chunk in chunks:
+            if len(chunk) > 1:
+                classifier.network(classifier.inputs(chunk))
+    classifier.network.eval()
+    features = np.concatenate([classifier.embed(chunk) for chunk in chunks])
     variance = features.astype(np.float64).var(axis=0).mean()
     classifier.scale = torch.tensor(math.sqrt(max(variance, 1e-12)), dtype=torch.float32)
 

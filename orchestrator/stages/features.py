@@ -33,8 +33,8 @@ class Features(Stage):
     outputs: ClassVar[dict[str, str]] = {"features": "features"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors", "numpy")
 
-    epochs: Annotated[int, Interval(ge=1, le=10_000)] = 12
-    "Passes over the training split."
+    epochs: Annotated[int, Interval(ge=1, le=10_000)] = 10
+    "Passes over the training split (at least 200 steps)."
     max_steps: Annotated[int, Interval(ge=1)] = 3_000
     "Steps at most, however large the data set is."
     batch_size: Annotated[int, Interval(ge=2, le=65536)] = 64

@@ -45,7 +45,7 @@ def test_it_learns_digits_in_seconds() -> None:
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     data = images()
-    architecture, training = classifier.of(data.shape, dim=8, width=4), Training(epochs=1)
+    architecture, training = classifier.of(data.shape, dim=8, width=4), Training(max_steps=5)
     made = [classifier.train(data, architecture, training, seed=seed) for seed in (3, 3, 4)]
     for i, one in enumerate(made):
         one.save(tmp_path / f"{i}.safetensors")
@@ -84,7 +84,7 @@ def test_a_feature_depends_on_its_sample_alone() -> None:
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (4, 24), (2, 40), (3, 64), (3, 136), (1, 256)])
 def test_every_size_and_channel_count(channels: int, size: int) -> None:
     data = Prepared.of({"train": patterns(12, 0, size, channels)})
-    training = Training(epochs=1, batch_size=6)
+    training = Training(batch_size=6, max_steps=2)
     made = classifier.train(data, classifier.of(data.shape, dim=8, width=4), training, seed=0)
     features = made.embed(data.split("train").raw(torch.arange(12)))
     assert features.shape == (12, 8)
@@ -100,7 +100,7 @@ def test_points_are_told_apart() -> None:
 def test_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     data = images()
-    training = Training(epochs=1, batch_size=100)
+    training = Training(max_steps=6, batch_size=100)
     classifier.train(
         data,
         classifier.of(data.shape, dim=8, width=4),

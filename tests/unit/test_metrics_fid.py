@@ -99,7 +99,7 @@ def test_weights_may_be_safetensors(weights: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_of_weights_is_named() -> None:
-    with pytest.raises(UnavailableError, match="nowhere.pth"):
+    with pytest.raises(UnavailableError, match="at /nowhere"):
         weights_file("/nowhere.pth")
 
 
