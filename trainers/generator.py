@@ -114,7 +114,7 @@ class Generator:
     def _check(self, n: int, labels: object, source: Tensor | None, truncation: float | None) -> None:
         if n < 0:
             raise ValueError(f"n must not be negative, not {n}")
-        if labels is not None and self.given != "labels":
+        if labels is not None and not self.num_labels:
             raise ValueError("this model is not conditional: it takes no labels")
         if labels is not None and len(labels) != n:  # type: ignore[arg-type]
             raise ValueError(f"{n} samples need {n} labels")

@@ -335,6 +335,6 @@ def picture(generator: Generator, data: Prepared) -> bytes:
         pairs = np.stack([image for pair in zip(sources, made, strict=True) for image in pair])
         return pictures.png(pictures.enlarge(pictures.grid(pairs, 8), factor))
     labels = None
-    if generator.given == "labels":
-        labels = torch.arange(GRID) // 8 % max(generator.num_labels, 1)
+    if generator.num_labels:
+        labels = torch.arange(GRID) // 8 % generator.num_labels
     return pictures.png(pictures.enlarge(pictures.grid(generator.images(GRID, labels=labels), 8), factor))

@@ -171,6 +171,13 @@ def test_codes_of_one_kind_alone(params: dict[str, Any]) -> None:
     assert ("generator/categorical" in told) == ("num_continuous" in params)
 
 
+def test_without_categories_no_labels_are_taken() -> None:
+    generator = Generator.of(game_for(infogan(categories=[]), POINTS))
+    assert generator.sample(3).shape == (3, 2)
+    with pytest.raises(ValueError, match="takes no labels"):
+        generator.sample(1, labels=[0])
+
+
 def test_infogan_makes_its_categories_legible() -> None:
     """Four corners, no labels: after training Q tells the first code of most samples."""
 

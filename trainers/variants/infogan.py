@@ -77,7 +77,7 @@ class InfoGAN(TwoPlayers):
 
     def sample(self, nets: Networks, n: int, play: Play, *, given: Batch | None = None) -> Tensor:
         """`given.label` (..., n) is the first categorical code; the others are drawn."""
-        told = [given.label] if given is not None and given.label is not None else []
+        told = [given.label] if given is not None and given.label is not None and self.categories else []
         return self.decode(nets, play.latent("z", self.latent_dim, self.latent), *self._codes(play, told))
 
     def decode(self, nets: Networks, z: Tensor, categorical: Sequence[Tensor], continuous: Tensor) -> Tensor:
