@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator import events
-from orchestrator.report.charts import duration, number
+from orchestrator.units import duration, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -179,21 +179,11 @@ def _mlflow(tracking: str | None) -> str:
     """Log a metric to a run of its own and read it back; the run is deleted again."""
     import tempfile
 
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow.tracking import MlflowClient
+    from orchestrator import registry
 
     with tempfile.TemporaryDirectory() as folder:
-        client = MlflowClient(tracking_uri=tracking or f"sqlite:///{folder}/mlflow.db")
-        found = client.get_experiment_by_name("orchestrate-doctor")
-        experiment = (
-            found.experiment_id
-            if found
-            else client.create_experiment("orchestrate-doctor", artifact_location=None if tracking else folder)
-        )
+        client = registry.connect(tracking or f"sqlite:///{folder}/mlflow.db")
+        experiment = registry.experiment(client, "orchestrate-doctor", None if tracking else folder)
         run = client.create_run(experiment).info.run_id
         client.log_metric(run, "answer", 42.0, step=1)
         seen = client.get_run(run).data.metrics.get("answer")
@@ -201,33 +191,25 @@ def _mlflow(tracking: str | None) -> str:
         client.delete_run(run)
     if seen != 42.0:
         raise Unavailable(f"MLflow returned {seen} for a metric of 42")
-    return f"{tracking or 'a sqlite file'}: a run was logged and read back"
+    return f"{registry.redact(tracking) if tracking else 'a sqlite file'}: a run was logged and read back"
 
 
 def _ray(address: str | None) -> str:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import logging
-
-    import ray
+    """Start or join Ray as a run does, and run one task."""
+    from orchestrator.cluster import Cluster
 
     began = time.monotonic()
-    ray.init(
-        address=address or "local",
-        include_dashboard=False if not address else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
-    try:
+    with Cluster(address) as cluster:
+        cluster.start()
         started = time.monotonic() - began
+        import ray
+
         answer = ray.get(ray.remote(_double).options(num_cpus=0.5).remote(21), timeout=60)
-        resources = ray.cluster_resources()
-    finally:
-        ray.shutdown()
+        held = cluster.resources()
+        where = "started here" if cluster.local else f"joined {cluster.address}"
     if answer != 42:
         raise Unavailable(f"a task returned {answer} instead of 42")
-    held = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-    return f"{address or 'started here'} in {started:.1f} s, a task ran; {held}"
+    return f"{where} in {started:.1f} s, a task ran; {held}"
 
 
 def _double(value: int) -> int:

@@ -24,7 +24,7 @@ def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     return [name for name in plugins.names(kind) if name.startswith(incomplete)]
 
 
-@click.command(short_help="Variants, hacks, data sets, metrics, backbones, stages, pipelines.")
+@click.command(short_help="What pipelines can be made of: variants, hacks, data …")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name", required=False, shell_complete=_names)
 @click.option("-v", "--verbose", is_flag=True, help="With the parameters of each.")

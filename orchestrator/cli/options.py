@@ -12,7 +12,6 @@ import click
 from orchestrator.errors import BadInput
 
 if TYPE_CHECKING:
-    from orchestrator.planning import Plan
     from orchestrator.runs import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -152,7 +151,8 @@ def results(run: Run) -> dict[str, Any]:
     """What a run came to: `scores` by name, a `samples` picture to open, and the registered `model`, None where absent."""
     found: dict[str, Any] = {"scores": {}, "samples": None, "model": None}
     for _, artifact in run.artifacts("scores"):
-        found["scores"] |= artifact.metadata.get("values") or {}
+        values = artifact.metadata.get("values") or {}
+        found["scores"] |= {name: value for name, value in values.items() if isinstance(value, (int, float))}
         if "grid.png" in artifact.files:
             found["samples"] = str(run.store.directory(artifact) / "grid.png")
     for _, artifact in run.artifacts("registration"):
@@ -182,24 +182,3 @@ def check_file(value: str) -> str:
 
 def _existing(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return check_file(value)
-
-
-def planned(
-    path: str,
-    *,
-    sets: Sequence[str] = (),
-    profile: str | None = None,
-    storage: str | None = None,
-    force: Sequence[str] = (),
-    from_: str | None = None,
-    until: str | None = None,
-    no_cache: bool = False,
-) -> Plan:
-    """The plan of a pipeline file. Raises SpecError, BadInput, Unavailable."""
-    from orchestrator.errors import Problem
-    from orchestrator.planning import Asked, plan
-    from orchestrator.spec import load
-
-    problems: list[Problem] = []
-    spec = load(path, sets=sets, profile=profile, storage=storage, problems=problems)
-    return plan(spec, asked=Asked(tuple(force), from_, until, no_cache), problems=problems)

@@ -22,7 +22,7 @@ COLORS = {"run": "yellow", "cached": "cyan", "unknown": "magenta"}
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when there is work, 0 when all is cached.")
 @click.option("-v", "--verbose", is_flag=True, help="With keys and outputs.")
 @options.as_json
-def command(detailed_exitcode: bool, verbose: bool, as_json: bool, **asked: Any) -> int:
+def command(pipeline: str, detailed_exitcode: bool, verbose: bool, as_json: bool, **asked: Any) -> int:
     """Show what `orchestrate run PIPELINE` would do. Reads the storage, changes nothing.
 
     \b
@@ -30,8 +30,9 @@ def command(detailed_exitcode: bool, verbose: bool, as_json: bool, **asked: Any)
     cached   its result is there
     unknown  depends on a search that has to run first
     """
-    pipeline = asked.pop("pipeline")
-    found = options.planned(pipeline, **asked)
+    import orchestrator
+
+    found = orchestrator.plan(pipeline, **asked)
     if as_json:
         options.emit(**found.to_json())
     else:
@@ -41,7 +42,7 @@ def command(detailed_exitcode: bool, verbose: bool, as_json: bool, **asked: Any)
 
 
 def _shown(found: Plan, verbose: bool) -> str:
-    from orchestrator.report.charts import duration
+    from orchestrator.units import duration
 
     width = max((len(step.step.label) for step in found.steps), default=0)
     lines = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.runs import Run
 
 
-@click.command(short_help="Run a pipeline, or go on with it; what is cached is not computed again.")
+@click.command(short_help="Run a pipeline, or go on with it.")
 @options.pipeline
 @options.overrides
 @options.which_stages
@@ -51,13 +51,14 @@ def command(
     Exit codes: 0 ok, 1 a stage failed, 2 bad input, 3 a gate refused or training diverged, 4 storage or cluster
     unavailable, 5 damaged storage, 6 another run holds the pipeline, 130 and 143 interrupted after saving.
     """
+    import orchestrator
     from orchestrator import display
-    from orchestrator.execute import Options, execute
 
-    found = options.planned(pipeline, **asked)
     listener = display.listener(quiet=quiet, verbose=verbose)
     try:
-        run = execute(found, listener=listener, options=Options(jobs=jobs, address=address, wait_lease_s=wait_lease))
+        run = orchestrator.run(
+            pipeline, address=address, jobs=jobs, wait_lease_s=wait_lease, listener=listener, **asked
+        )
     finally:
         if isinstance(listener, display.Table):
             listener.close()
@@ -89,17 +90,18 @@ def _plain(run: Run) -> dict[str, Any]:
 
 def _summary(run: Run, pipeline: str) -> str:
     """What came of it, where it is, and what to do next."""
-    from orchestrator.report.charts import duration, number
+    from orchestrator.units import duration, number
 
     record, found = run.record, options.results(run)
     took = "everything cached" if run.cached else f"in {duration((record.ended or record.started) - record.started)}"
     good = record.status == "succeeded"
     head = click.style(f"{record.pipeline} {record.status}", fg="green" if good else "red", bold=True)
-    rows = [(name, number(value)) for name, value in found["scores"].items() if isinstance(value, (int, float))]
+    rows = [(name, number(value)) for name, value in found["scores"].items() if "." not in name]
     rows += [("report", run.report or "")]
     rows += [("samples", found["samples"] or "")]
     rows += [("model", found["model"] or ""), ("tracking", record.tracking_uri if found["model"] else "")]
-    lines = [f"{head}  {took}  ({run.run_id})", *(f"  {name:<18} {value}" for name, value in rows if value)]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{head} {took} ({run.run_id})", *(f"  {name:<{width}}  {value}" for name, value in rows if value)]
     lines += ["next:", *(f"  {text}" for text in _next(run, pipeline, found["model"]))]
     return "\n".join(lines)
 

@@ -64,7 +64,7 @@ def _row(one: Run) -> tuple[str, ...]:
 
 
 def _shown(one: Run) -> str:
-    from orchestrator.report.charts import duration
+    from orchestrator.units import duration
 
     status = _status(one)
     parts = [f"{click.style(one.run_id, bold=True)}  {click.style(status, fg=COLORS.get(status))}  {_took(one)}"]
@@ -101,7 +101,7 @@ def _status(one: Run) -> str:
 
 
 def _took(one: Run) -> str:
-    from orchestrator.report.charts import duration
+    from orchestrator.units import duration
 
     end = one.record.ended or (time.time() if _status(one) == "running" else None)
     return duration(end - one.record.started) if end else ""

@@ -31,13 +31,10 @@ def command(words: tuple[str, str], as_json: bool, **asked: Any) -> None:
     """Explain one STAGE of a PIPELINE: what its cache key is made of, and what changed since it last ran."""
     pipeline, stage = words
     options.check_file(pipeline)
-    found = options.planned(pipeline, **asked)
-    step = found.step(stage)
-    ingredients = (
-        vars(step.sealed.ingredients) if step.sealed and hasattr(step.sealed.ingredients, "__dict__") else None
-    )
-    if ingredients is None and step.sealed:
-        ingredients = dict(step.sealed.ingredients)
+    import orchestrator
+
+    step = orchestrator.plan(pipeline, **asked).step(stage)
+    ingredients = step.sealed.ingredients if step.sealed else None
     if as_json:
         options.emit(**step.to_json(), ingredients=ingredients)
         return

@@ -13,11 +13,10 @@ from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import IntegrityError
 from orchestrator.report import charts
 from orchestrator.report.sections import Section, marked_safe, section, text_of
+from orchestrator.units import duration, size
 
 if TYPE_CHECKING:
     from orchestrator.runs import Run, RunRecord, StageRecord
-
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass
@@ -111,13 +110,13 @@ def _bars(record: RunRecord) -> list[charts.Bar]:
 def _stage(stage: StageRecord, made: Mapping[str, Artifact]) -> dict[str, Any]:
     outputs = []
     for name, digest in stage.outputs.items():
-        size = _bytes(made[name].size) if name in made else "gone"
-        outputs.append(f"{name} {digest[:12]} ({size})")
+        held = size(made[name].size) if name in made else "gone"
+        outputs.append(f"{name} {digest[:12]} ({held})")
     return {
         "name": stage.stage,
         "uses": stage.uses,
         "state": stage.state,
-        "took": charts.duration(stage.seconds) if stage.seconds else "",
+        "took": duration(stage.seconds) if stage.seconds else "",
         "attempts": stage.attempts or "",
         "why": stage.reason,
         "outputs": outputs,
@@ -138,7 +137,7 @@ def _lineage(stage: StageRecord, made: Mapping[str, Artifact]) -> Iterable[dict[
             "output": name,
             "kind": artifact.kind if artifact else "gone",
             "digest": digest,
-            "size": _bytes(artifact.size) if artifact else "",
+            "size": size(artifact.size) if artifact else "",
             "inputs": sources,
             "key": stage.key,
         }
@@ -149,13 +148,13 @@ def _tiles(record: RunRecord, artifacts: Sequence[Artifact]) -> list[dict[str, s
     seconds = (record.ended - record.started) if record.ended else None
     cached = sum(stage.state == "cached" for stage in record.stages)
     tiles = [
-        {"name": "took", "value": charts.duration(seconds) if seconds is not None else "unfinished", "note": ""},
+        {"name": "took", "value": duration(seconds) if seconds is not None else "unfinished", "note": ""},
         {"name": "stages", "value": str(len(record.stages)), "note": f"{cached} cached" if cached else ""},
     ]
     for artifact in artifacts:
         if artifact.kind == "scores":
-            values = list((artifact.metadata.get("values") or {}).items())[:4]
-            tiles += [{"name": name.replace("_", " "), "value": text_of(value), "note": ""} for name, value in values]
+            values = [(name, v) for name, v in (artifact.metadata.get("values") or {}).items() if "." not in name]
+            tiles += [{"name": name.replace("_", " "), "value": text_of(v), "note": ""} for name, v in values[:4]]
         if artifact.kind == "registration":
             facts = artifact.metadata
             value = f"{facts.get('model', '')} v{facts.get('version', '?')}"
@@ -188,11 +187,3 @@ def _yaml(spec: Mapping[str, Any]) -> str:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-
-def _bytes(count: float) -> str:
-    for unit in UNITS:
-        if count < 1000 or unit == UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

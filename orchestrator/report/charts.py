@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from orchestrator.units import duration, number
+
 WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 10, 26
 MAX_POINTS = 300
@@ -50,18 +52,6 @@ class Axis:
         step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, first + 7) if i * step <= self.high + span * 1e-9]
-
-
-def number(value: float) -> str:
-    """A short text for a tick or a table: 1.5k, 0.002, 2e-04."""
-    if not math.isfinite(value):
-        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
-    size = abs(value)
-    if size and (size >= 1e6 or size < 1e-3):
-        return f"{value:.3g}"
-    if size >= 10000:
-        return f"{value / 1000:.4g}k"
-    return f"{value:.4g}"
 
 
 def lines(series: Sequence[Series], *, label: str = "") -> str:
@@ -164,18 +154,6 @@ def gantt(bars: Sequence[Bar]) -> str:
         )
         body.append(f'<text x="{x + length + 5:.1f}" y="{y + 13}" class="tick">{escape(took)}</text>')
     return _svg(body, "stages over time", width, height)
-
-
-def duration(seconds: float) -> str:
-    """0.3 s, 42 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds % 1 else f"{seconds:.0f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _clock_ticks(seconds: float) -> list[float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report import charts
+from orchestrator.units import duration, number
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
@@ -145,7 +146,7 @@ def _trial_table(trials: Sequence[Mapping[str, Any]], names: Sequence[str], metr
         cells = [_cell(trial["number"]), _cell(trial["value"])]
         cells += [_cell(trial["params"].get(name)) for name in names]
         seconds = trial["seconds"]
-        time = Cell("", "") if seconds is None else Cell(charts.duration(seconds), str(seconds))
+        time = Cell("", "") if seconds is None else Cell(duration(seconds), str(seconds))
         state = f"{trial['state']}: {trial['error']}" if trial["error"] else str(trial["state"])
         rows.append({"marked": index == best, "cells": [*cells, _cell(trial["step"]), time, _cell(state)]})
     return {"kind": "table", "sortable": True, "columns": columns, "rows": rows}
@@ -293,7 +294,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return charts.number(value)
+        return number(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10000 else str(value)
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import report, runs
+from orchestrator import report, runs, units
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.errors import BadInput
 from orchestrator.report import charts
@@ -240,7 +240,7 @@ def test_gantt_bar_lengths_are_proportional() -> None:
     [(0, "0 s"), (0.31, "0.3 s"), (42, "42 s"), (59.9, "1 min"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert charts.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_durations(seconds: float, text: str) -> None:
     [(0.0, "0"), (0.5, "0.5"), (2e-4, "0.0002"), (2e-5, "2e-05"), (12345.0, "12.35k"), (float("nan"), "nan")],
 )
 def test_numbers(value: float, text: str) -> None:
-    assert charts.number(value) == text
+    assert units.number(value) == text
