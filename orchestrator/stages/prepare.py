@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AUGMENT = {"flip": False, "crop": 0}
 NAMED_CORRUPT = 100  # unreadable examples named in the metadata; index.json names them all
+SAID_CORRUPT = 20  # told as they are met
 POLL_S = 0.25
 
 
@@ -274,11 +275,13 @@ def _make_all(context: Context, opened: Opened, recipe: Recipe, places: Sequence
     groups = [list(places[i::num_tasks]) for i in range(min(num_tasks, len(places)))]
     total = sum(place.stop - place.start for place in places)
     made: dict[str, Made] = {}
+    said: list[str] = []
 
     def hear(news: Sequence[Made]) -> None:
         for one in news:
             made[one.place.stem] = one
-            for name in one.corrupt:
+            for name in one.corrupt[: max(SAID_CORRUPT - len(said), 0)]:
+                said.append(name)
                 context.progress.say(f"left out {name}")
         done = sum(one.place.stop - one.place.start for one in made.values())
         context.progress.update(done, total, unit="examples", note=f"shard {len(made)}/{len(places)}")
@@ -362,7 +365,7 @@ def _tell(context: Context, artifact: Artifact) -> None:
 
     facts = artifact.metadata
     if facts["num_corrupt"]:
-        context.progress.say(f"{facts['num_corrupt']} examples could not be read and were left out")
+        context.progress.say(f"unreadable and left out: {facts['num_corrupt']} of the examples, named in index.json")
     counts = {f"examples/{name}": n for name, n in facts["splits"].items()}
     context.tracker.metrics({**counts, "examples/corrupt": facts["num_corrupt"]})
     name = min(name for name in artifact.files if name.startswith("train-") and name.endswith(".x.npy"))

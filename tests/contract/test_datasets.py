@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,10 +16,9 @@ from trainers.dataset import DataError, Dataset
 from trainers.shards import Recipe, make, places
 
 NAMES = plugins.names("datasets")
-MNIST_ROOT = Path(os.environ.get("GAN_ORCHESTRATOR_MNIST", Path(__file__).parents[3] / "shared" / "data" / "mnist"))
 
 
-def params(name: str, tmp_path: Path) -> dict[str, object]:
+def params(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, object]:
     """Parameters under which a data set can be opened here; the required ones of our own, else its defaults."""
     if name == "image_folder":
         from PIL import Image
@@ -29,15 +27,13 @@ def params(name: str, tmp_path: Path) -> dict[str, object]:
             (tmp_path / "album" / str(i % 3)).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (12, 10), (i, i, i)).save(tmp_path / "album" / str(i % 3) / f"{i}.png")
         return {"url": str(tmp_path / "album")}
-    return {"root": str(MNIST_ROOT)} if name == "mnist" and MNIST_ROOT.is_dir() else {}
+    return {"root": str(request.getfixturevalue("mnist_root"))} if name == "mnist" else {}
 
 
-def opened(name: str, tmp_path: Path, seed: int = 0):
-    dataset = plugins.build("datasets", name, params(name, tmp_path)).resolve()
+def opened(name: str, tmp_path: Path, request: pytest.FixtureRequest, seed: int = 0):
+    dataset = plugins.build("datasets", name, params(name, tmp_path, request)).resolve()
     if type(dataset).external and name not in ("image_folder", "mnist") and dataset.fingerprint() == {}:
         pytest.skip(f"{name} is not on this machine, and tests download nothing")
-    if name == "mnist" and not MNIST_ROOT.is_dir():
-        pytest.skip("MNIST's files are not on this machine (GAN_ORCHESTRATOR_MNIST may name their folder)")
     return dataset, dataset.open(seed)
 
 
@@ -53,8 +49,8 @@ def test_description_without_import_equals_the_class(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_holds_what_its_literals_say(name, tmp_path):
-    dataset, data = opened(name, tmp_path)
+def test_it_holds_what_its_literals_say(name, tmp_path, request):
+    dataset, data = opened(name, tmp_path, request)
     cls = type(dataset)
     assert bool(data.other) == (cls.domains == 2)
     assert "all" in data.splits or "train" in data.splits
@@ -77,11 +73,11 @@ def test_it_holds_what_its_literals_say(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opening_twice_gives_the_same_shards(name, tmp_path):
+def test_opening_twice_gives_the_same_shards(name, tmp_path, request):
     """Workers open the data set by themselves."""
     results = []
     for _ in range(2):
-        dataset, data = opened(name, tmp_path, seed=5)
+        dataset, data = opened(name, tmp_path, request, seed=5)
         image = type(dataset).kind == "image"
         recipe = Recipe(
             dataset,
@@ -102,8 +98,8 @@ def test_opening_twice_gives_the_same_shards(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if plugins.describe("datasets", name).attributes["external"]])
-def test_a_fingerprint_is_json_and_repeats(name, tmp_path):
-    dataset = plugins.build("datasets", name, params(name, tmp_path)).resolve()
+def test_a_fingerprint_is_json_and_repeats(name, tmp_path, request):
+    dataset = plugins.build("datasets", name, params(name, tmp_path, request)).resolve()
     try:
         found = dataset.fingerprint()
     except DataError:

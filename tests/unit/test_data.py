@@ -180,3 +180,16 @@ def test_arrays_serve_as_prepared_data():
     assert pair.shape.other == DataShape("image", (3, 8, 8))
     assert pair.metadata["domains"] == 2
     assert pair.split("train").batch(torch.arange(2)).other.x.shape == (2, 3, 8, 8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [0, 1 << 30])
+def test_a_gpu_sees_what_the_cpu_sees(monkeypatch, resident):
+    monkeypatch.setattr(data, "RESIDENT_BYTES", resident)
+    split = Split([images()], np.arange(40), padding=2)
+    indices, flip = torch.arange(0, 40, 3), torch.rand(14) < 0.5
+    crop = torch.randint(0, 5, (14, 2))
+    here, there = (split.batch(indices, device=d, flip=flip, crop=crop) for d in ("cpu", "cuda"))
+    assert there.x.device.type == "cuda"
+    assert torch.allclose(here.x, there.x.cpu(), atol=1e-6)
+    assert torch.equal(here.label, there.label.cpu())

@@ -454,6 +454,71 @@ def test_mnist_reads_idx_files(tmp_path):
     assert part.metadata["splits"] == {"train": 6, "test": 2}
 
 
+def test_celeba_reads_torchvisions_layout(tmp_path, monkeypatch):
+    """Twelve tiny faces in CelebA's own layout; torchvision's checksums are of the published files."""
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.CelebA, "_check_integrity", lambda self: True)
+    folder = tmp_path / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{i:06d}.jpg" for i in range(1, 13)]
+    for i, name in enumerate(names):
+        image = np.zeros((218, 178, 3), np.uint8)
+        image[35:183, 15:163] = 20 * i  # the central square of 148
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, format="JPEG", quality=100)
+        (folder / "img_align_celeba" / name).write_bytes(out.getvalue()[: 300 if i == 2 else None])
+    (folder / "list_eval_partition.txt").write_text("".join(f"{n} {i // 6}\n" for i, n in enumerate(names)))
+    for file in ("list_bbox_celeba.txt", "list_landmarks_align_celeba.txt", "list_attr_celeba.txt"):
+        rows = "".join(f"{n} {'1' if i % 2 else '-1'} -1\n" for i, n in enumerate(names))
+        (folder / file).write_text(f"12\nSmiling Male\n{rows}")
+    (folder / "identity_CelebA.txt").write_text("".join(f"{n} {i}\n" for i, n in enumerate(names)))
+    dataset = plugins.build("datasets", "celeba", {"root": str(tmp_path)})
+    with pytest.raises(DataError, match="known: Smiling, Male"):
+        replace(dataset, attribute="Smile").open(0)
+    opened = dataset.open(0)
+    assert {name: len(source) for name, source in opened.splits.items()} == {"train": 6, "valid": 6, "test": 0}
+    for i in (1, 3, 5):
+        example = opened.splits["train"][i]
+        assert example.x.shape == (148, 148, 3)
+        assert np.abs(example.x[8:-8, 8:-8].astype(int) - 20 * i).max() <= 1
+        assert example.label == 1
+    with pytest.raises(CorruptError, match=r"000003\.jpg"):
+        opened.splits["train"][2]
+    artifact, _, _ = prepared(
+        tmp_path / "store", dataset={"celeba": {"root": str(tmp_path)}}, split={"train": 0.5, "test": 0.5}
+    )
+    assert artifact.metadata["shape"]["size"] == [3, 64, 64]
+    assert artifact.metadata["num_corrupt"] == 1
+
+
+def test_cifar10_reads_torchvisions_layout(tmp_path, monkeypatch):
+    """Batches of four in CIFAR-10's own format; torchvision opens the real ones only when their MD5 is right."""
+    import pickle
+
+    from torchvision.datasets import cifar
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {"data": rng.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 1, 2, 9]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    dataset = plugins.build("datasets", "cifar10", {"root": str(tmp_path)})
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("no download"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cifar, "check_integrity", lambda *_: True)
+        opened = dataset.open(0)
+    assert {name: source.x.shape for name, source in opened.splits.items()} == {
+        "train": (20, 32, 32, 3),
+        "test": (4, 32, 32, 3),
+    }
+    assert (opened.splits["test"].x[0].transpose(2, 0, 1).reshape(-1) == batch["data"][0]).all()
+    assert opened.splits["test"].label.tolist() == [0, 1, 2, 9]
+    assert opened.classes[9] == "class 9"
+
+
 # --- preparing --------------------------------------------------------------------------------------------------------
 
 
