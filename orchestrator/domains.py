@@ -87,6 +87,12 @@ class Subsets(Domain):
                 inside[i] = False
         return [item for item, is_in in zip(self.items, inside, strict=True) if is_in]
 
+    def beside(self, always: Any, chosen: Sequence[Any]) -> list[Any]:
+        """A chosen subset with what is always there; an item of the set is in only where it was chosen."""
+        known = names_in(self.items)
+        listed = [{name: params} for name, params in always.items()] if isinstance(always, Mapping) else list(always)
+        return [*(item for item in listed if not set(names_in(item)) & set(known)), *chosen]
+
     def listed(self) -> list[tuple[Any, Places]] | None:
         sizes = range(self.least, min(self.most, len(self.items)) + 1)
         if sum(math.comb(len(self.items), size) for size in sizes) > MOST_SUBSETS:

@@ -1,7 +1,7 @@
 """Search spaces: what stands under `space` of a tune stage. Pure: no torch, no ray; one seed gives one list of trials.
 
     variant: {choice: [dcgan, wgan_gp]}
-    hacks: {subsets: [ema, {r1: {gamma: 1}}]}                  every subset; {subsets: {of: [...], min: 1, max: 2}}
+    hacks: {subsets: [spectral_norm, {r1: {gamma: 1}}]}        every subset, beside the trial's hacks; {of: [...], max: 2}
     optimizers.generator.lr: {loguniform: [1.0e-4, 1.0e-3]}    also uniform, quniform, int, normal
     variant.wgan_gp.n_critic: {conditional: {on: hacks, cases: {r1: {int: [1, 2]}}}}
 
@@ -82,7 +82,10 @@ class Space:
         """The trial's configuration at a point, as the user would write it."""
         user = dict(self.trial)
         for path in sorted(point, key=_order):
-            user = self.assign(user, path, point[path])
+            domain, value = self.dimensions.get(path), point[path]
+            if isinstance(domain, Subsets):
+                value = domain.beside(self.trial.get(path, ()), value)
+            user = self.assign(user, path, value)
         return user
 
     # --- points ------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def resolve(user: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None, 
     variant = _variant(user, facts)
     attributes = plugins.describe("variants", variant.name).attributes
     defaults = attributes.get("defaults", {})
-    hacks = [_complete("hacks", one) for _, one in choices(user.get("hacks", defaults.get("hacks", _default_hacks())))]
+    hacks = [_complete("hacks", one) for _, one in choices(user.get("hacks", defaults.get("hacks", default_hacks())))]
     backbones = _backbones(user, defaults, facts)
     return TrainConfig(
         _complete("variants", variant),
@@ -284,7 +284,8 @@ def resolve(user: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None, 
     )
 
 
-def _default_hacks() -> list[str]:
+def default_hacks() -> list[str]:
+    """The hacks of a configuration that names none."""
     return [name for name in DEFAULT_HACKS if name in plugins.names("hacks")]
 
 

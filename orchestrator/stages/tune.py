@@ -93,7 +93,8 @@ class Tune(Stage):
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
 
-        return read_space(self.space, self.trial or {}, config.assign, lambda user: config.check(user, dataset))
+        trial = {"hacks": config.default_hacks(), **(self.trial or {})}  # subsets of hacks stand beside these
+        return read_space(self.space, trial, config.assign, lambda user: config.check(user, dataset))
 
     def _trial_complaints(self) -> list[Complaint]:
         """The budget of a trial is the same for all."""
