@@ -203,6 +203,7 @@ def download(uri: str, tracking_uri: str) -> Path:
 def _sample_packaged(
     directory: Path, n: int, seed: int, labels: Sequence[int] | None, truncation: float | None
 ) -> NDArray[Any]:
+    registry.quieten()
     import mlflow.pyfunc
     import numpy as np
 

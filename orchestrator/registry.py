@@ -84,20 +84,27 @@ def plain_uri(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def quieten() -> None:
+    """Import mlflow with our settings, where the user's environment has none of its own."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  # sets up its logging
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it prints tables created and stack traces
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of `uri`, registry included. Creates a local database once, however many processes ask at a time.
 
     Raises what MLflow raises when a database cannot be opened; a server is not contacted yet.
     """
     with _connecting:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        quieten()
         uri = plain_uri(uri)
         with _alone_with(uri):
             from mlflow import MlflowClient
 
-            if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-                logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it prints tables created and stack traces
             client = MlflowClient(uri, registry_uri=uri)
             if uri.startswith(SQLITE):
                 client.get_experiment_by_name("")  # opens the database: creates its tables

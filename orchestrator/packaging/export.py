@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import StageFailed
+from orchestrator.registry import quieten
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from trainers.generator import Draw, Generator
 
 MAX_BATCH = 4096
+_exporting = threading.Lock()  # tracing has global state, and stages may run in threads
 CODE = Path(__file__).with_name("generator_model.py")
 
 
@@ -34,11 +37,12 @@ def package(generator: Generator, directory: Path, *, metadata: Mapping[str, Any
     `metadata` (JSON) stands in its MLmodel file. Raises StageFailed when the network cannot be exported, or when the
     exported one does not give what the trained one gives.
     """
-    with TemporaryDirectory() as scratch:
+    quieten()
+    with _exporting, TemporaryDirectory() as scratch:
         program, facts = Path(scratch, "model.pt2"), Path(scratch, "facts.json")
         facts.write_text(json.dumps(export(generator, program), indent=1, sort_keys=True))
         _save(directory, program, facts, metadata or {})
-    _compare(generator, directory)
+        _compare(generator, directory)
     return directory
 
 
