@@ -71,12 +71,15 @@ class Row:
         """Seconds until done, None when unknown."""
         return (self.total - self.done) / self.rate if self.rate > 0 and self.total else None
 
+    def values(self) -> list[str]:
+        """The latest values, as short texts."""
+        return [f"{name} {number(value)}" for name, value in list(self.metrics.items())[:MOST_METRICS]]
+
     def facts(self) -> list[str]:
-        """Rate, time left and the latest values, as short texts."""
+        """Note, rate, time left and the latest values, as short texts."""
         rate = f"{number(self.rate)} {self.unit}/s" if self.rate >= 1 else ""
         left = f"{duration(self.left_s)} left" if self.left_s is not None and self.done < self.total else ""
-        metrics = [f"{name} {number(value)}" for name, value in list(self.metrics.items())[:MOST_METRICS]]
-        return [text for text in (self.note, rate, left, *metrics) if text]
+        return [text for text in (self.note, rate, left, *self.values()) if text]
 
 
 class Rows(events.Listener):
@@ -119,7 +122,7 @@ class Rows(events.Listener):
         with self.lock:
             row = self.row(event.stage)
             row.state = "failed" if event.retry_in_s is None else "waiting"
-            row.seconds = self.clock() - row.started
+            row.seconds = self.clock() - row.started if row.started else 0.0
             row.reason = event.error
 
 
@@ -165,9 +168,7 @@ class Lines(Rows):
 
     def stage_finished(self, event: events.StageFinished) -> None:
         super().stage_finished(event)
-        row = self.row(event.stage)
-        values = [f"{name} {number(value)}" for name, value in list(row.metrics.items())[:MOST_METRICS]]
-        self.line(event.stage, "  ".join([f"done in {duration(event.seconds)}", *values]))
+        self.line(event.stage, "  ".join([f"done in {duration(event.seconds)}", *self.row(event.stage).values()]))
 
     def stage_failed(self, event: events.StageFailed) -> None:
         super().stage_failed(event)
@@ -240,7 +241,7 @@ class Table(Rows):
                 bar,
                 Text(_portion(row) if running else ""),
                 Text(time_text, style="dim" if row.state == "cached" else "", justify="right"),
-                Text("  ".join(row.facts()) if running and row.total else row.reason, style="" if running else "dim"),
+                Text(_latest(row), style="" if running else "dim"),
             )
         return grid
 
@@ -255,6 +256,13 @@ def listener(*, quiet: bool = False, verbose: bool = False, out: TextIO | None =
     from rich.console import Console
 
     return Table(Console(file=out, stderr=out is sys.stderr), verbose=verbose)
+
+
+def _latest(row: Row) -> str:
+    """The last column: what is going on, what came out, or why."""
+    if row.state == "running" and row.total:
+        return "  ".join(row.facts())
+    return "  ".join(row.values()) if row.state == "succeeded" else row.reason
 
 
 def _portion(row: Row) -> str:

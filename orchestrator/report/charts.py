@@ -54,8 +54,11 @@ class Axis:
         return [i * step for i in range(first, first + 7) if i * step <= self.high + span * 1e-9]
 
 
-def lines(series: Sequence[Series], *, label: str = "") -> str:
-    """A line chart. Values are averaged over at most MAX_POINTS buckets; the outer 1 % on each side is clipped."""
+def lines(series: Sequence[Series], *, label: str = "", marked: int | None = None) -> str:
+    """A line chart. Values are averaged over at most MAX_POINTS buckets; the outer 1 % on each side is clipped.
+
+    With `marked` one line stands out (none: -1) and the others are faint.
+    """
     drawn = [thinned for thinned in (_thin(s) for s in series) if len(thinned.x)]
     if not drawn:
         return ""
@@ -64,16 +67,13 @@ def lines(series: Sequence[Series], *, label: str = "") -> str:
     y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP)
     body = [_grid(x_axis, y_axis)]
     for index, one in enumerate(drawn):
+        kind = f"c{index % COLORS}" if marked is None else "best" if index == marked else "faint"
         points = [(x_axis(x), y_axis(min(max(y, low), high))) for x, y in zip(one.x, one.y, strict=True)]
         if len(points) == 1:
-            body.append(
-                f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3" class="dot c{index % COLORS}"/>'
-            )
+            body.append(f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3" class="dot {kind}"/>')
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         title = f"{one.name}: last {number(one.y[-1])}"
-        body.append(
-            f'<polyline points="{path}" class="line c{index % COLORS}"><title>{escape(title)}</title></polyline>'
-        )
+        body.append(f'<polyline points="{path}" class="line {kind}"><title>{escape(title)}</title></polyline>')
     return _svg(body, label or "line chart")
 
 

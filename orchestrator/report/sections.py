@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,82 +72,86 @@ def _features(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
 
 def _search(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
     facts = artifact.metadata
-    trials = _trials(json.loads(store.read(artifact, "trials.json")))
-    metric, direction = str(facts.get("metric", "value")), str(facts.get("direction", "minimize"))
-    best = _best(trials, direction)
-    names = _varied(trials)
-    failed = sum(1 for trial in trials if trial["error"])
-    made = Section(stage, f"Search: {stage}", note=f"{len(trials)} trials, {failed} failed; {direction} {metric}")
-    rows = [{metric: trial["value"], **trial["params"]} for trial in trials]
-    overview = charts.scatter(
-        [(i, t["value"], _tip(t, metric), i == best) for i, t in enumerate(trials) if t["value"] is not None],
-        label=f"{metric} of each trial",
+    table = json.loads(store.read(artifact, "trials.json"))
+    trials = [_Trial.of(one) for one in table["trials"]]
+    metric, best = str(facts["metric"]), next((i for i, t in enumerate(trials) if t.number == table["winner"]), None)
+    made = Section(
+        stage, f"Search: {stage}", f"{len(trials)} trials, {facts['failed']} failed; {facts['direction']} {metric}"
     )
-    if overview:
-        made.blocks.append(
-            {"kind": "charts", "charts": [{"title": f"{metric} of each trial", "svg": marked_safe(overview)}]}
-        )
-    lines = charts.parallel(rows, [*names[:7], metric], best, label="parameters of each trial")
-    if lines:
-        made.blocks += [{"kind": "wide", "title": "Parameters against the score", "svg": marked_safe(lines)}]
-    made.blocks.append({"title": "Trials", **_trial_table(trials, names, metric, best)})
-    winner = facts.get("winner")
-    if winner:
-        text = json.dumps(winner, indent=2, sort_keys=True)
-        made.blocks.append({"kind": "source", "summary": "The winner's train configuration", "text": text})
+    made.blocks += _search_charts(trials, metric, best)
+    made.blocks.append({"title": "Trials", **_trial_table(trials, metric, best)})
+    text = json.dumps(facts["winner"], indent=2, sort_keys=True)
+    made.blocks.append({"kind": "source", "summary": "The winner's train configuration", "text": text})
     return made
 
 
-def _trials(stored: Any) -> list[dict[str, Any]]:
-    """Trials in one form: number, params (flat), value (None without one), step, seconds, state, error."""
-    listed = stored.get("trials", []) if isinstance(stored, Mapping) else stored
-    found = []
-    for index, trial in enumerate(listed):
-        value = trial.get("value", trial.get("score"))
-        found.append(
-            {
-                "number": trial.get("number", trial.get("trial", index)),
-                "params": _flat(trial.get("params") or trial.get("config") or {}),
-                "value": float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None,
-                "step": trial.get("step", trial.get("steps")),
-                "seconds": trial.get("seconds"),
-                "state": trial.get("state", trial.get("status", "")),
-                "error": trial.get("error") or "",
-            }
+@dataclass(frozen=True)
+class _Trial:
+    """A line of trials.json; `params` are what was searched, by dotted path."""
+
+    number: int
+    params: dict[str, Any]
+    score: float | None
+    scores: list[tuple[float, float]]  # (step, score) at each rung
+    steps: int
+    seconds: float
+    status: str
+    error: str
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> _Trial:
+        scores = sorted((float(step), float(score)) for step, score in stored["scores"].items() if score is not None)
+        return cls(
+            stored["trial"],
+            _flat(stored["point"]),
+            stored["score"],
+            scores,
+            stored["steps"],
+            stored["seconds"],
+            stored["status"],
+            stored["error"] or "",
         )
-    return found
 
 
-def _best(trials: Sequence[Mapping[str, Any]], direction: str) -> int | None:
-    scored = [(trial["value"], index) for index, trial in enumerate(trials) if trial["value"] is not None]
-    if not scored:
-        return None
-    return (min if direction == "minimize" else max)(scored)[1]
-
-
-def _varied(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Parameters that differ between trials, in the order they first appear."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
-    varied = [name for name in names if len({str(trial["params"].get(name)) for trial in trials}) > 1]
-    return varied or names
-
-
-def _trial_table(trials: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str, best: int | None) -> Block:
-    columns = [{"name": "trial", "numeric": True}, {"name": metric, "numeric": True}]
-    columns += [{"name": name, "numeric": _numeric(trial["params"].get(name) for trial in trials)} for name in names]
-    columns += [
-        {"name": "steps", "numeric": True},
-        {"name": "time", "numeric": True},
-        {"name": "state", "numeric": False},
+def _search_charts(trials: Sequence[_Trial], metric: str, best: int | None) -> list[Block]:
+    """Score by trial, score over steps, and the parameters against the score."""
+    points = [(t.number, t.score, _tip(t, metric), i == best) for i, t in enumerate(trials) if t.score is not None]
+    rungs = [charts.Series(f"trial {t.number}", *zip(*t.scores, strict=True)) for t in trials if len(t.scores) > 1]
+    marked = next(
+        (i for i, one in enumerate(rungs) if best is not None and one.name == f"trial {trials[best].number}"), -1
+    )
+    drawn = [
+        {"title": f"{metric} of each trial", "svg": charts.scatter(points, label=f"{metric} of each trial")},
+        {"title": f"{metric} over steps", "svg": charts.lines(rungs, label=f"{metric} over steps", marked=marked)},
     ]
+    blocks: list[Block] = []
+    if any(chart["svg"] for chart in drawn):
+        shown = [{**chart, "svg": marked_safe(chart["svg"])} for chart in drawn if chart["svg"]]
+        blocks.append({"kind": "charts", "charts": shown})
+    rows = [{metric: trial.score, **trial.params} for trial in trials]
+    lines = charts.parallel(rows, [*_varied(trials)[:7], metric], best, label="parameters of each trial")
+    if lines:
+        blocks.append({"kind": "wide", "title": "Parameters against the score", "svg": marked_safe(lines)})
+    return blocks
+
+
+def _varied(trials: Sequence[_Trial]) -> list[str]:
+    """Parameters that differ between trials, in the order they first appear; all where none does."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    return [name for name in names if len({str(trial.params.get(name)) for trial in trials}) > 1] or names
+
+
+def _trial_table(trials: Sequence[_Trial], metric: str, best: int | None) -> Block:
+    names = _varied(trials)
+    columns = [{"name": "trial", "numeric": True}, {"name": metric, "numeric": True}]
+    columns += [{"name": name, "numeric": _numeric(trial.params.get(name) for trial in trials)} for name in names]
+    columns += [{"name": name, "numeric": name != "status"} for name in ("steps", "time", "status")]
     rows = []
     for index, trial in enumerate(trials):
-        cells = [_cell(trial["number"]), _cell(trial["value"])]
-        cells += [_cell(trial["params"].get(name)) for name in names]
-        seconds = trial["seconds"]
-        time = Cell("", "") if seconds is None else Cell(duration(seconds), str(seconds))
-        state = f"{trial['state']}: {trial['error']}" if trial["error"] else str(trial["state"])
-        rows.append({"marked": index == best, "cells": [*cells, _cell(trial["step"]), time, _cell(state)]})
+        cells = [_cell(trial.number), _cell(trial.score), *(_cell(trial.params.get(name)) for name in names)]
+        cells += [_cell(trial.steps), Cell(duration(trial.seconds), str(trial.seconds))]
+        cells.append(_cell(f"{trial.status}: {trial.error}" if trial.error else trial.status))
+        rows.append({"marked": index == best, "cells": cells})
     return {"kind": "table", "sortable": True, "columns": columns, "rows": rows}
 
 
@@ -205,34 +208,36 @@ def _frames(artifact: Artifact, store: ArtifactStore) -> list[dict[str, str]]:
 
 def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
     facts = artifact.metadata
-    made = Section(stage, f"Evaluation: {stage}")
-    columns = [{"name": n, "numeric": n == "value"} for n in ("metric", "score", "value", "protocol")]
-    rows = []
-    for metric, score in (facts.get("scores") or {}).items():
-        values, protocol = _values(score)
-        text = ", ".join(f"{key} {text_of(value)}" for key, value in protocol.items())
-        for position, (name, value) in enumerate(values.items()):
-            first = Cell(metric if position == 0 else "", metric)
-            rows.append(
-                {"marked": False, "cells": [first, _cell(name), _cell(value), _cell(text if position == 0 else "")]}
-            )
-    if rows:
-        made.blocks.append({"kind": "table", "sortable": False, "columns": columns, "rows": rows})
+    made = Section(
+        stage, f"Evaluation: {stage}", note=f"{facts.get('num_samples', '?')} samples, seed {facts.get('seed', '?')}"
+    )
+    columns = [
+        {"name": name, "numeric": name == "value"} for name in ("metric", "score", "value", "better", "protocol")
+    ]
+    rows = [row for metric, score in facts["scores"].items() for row in _score_rows(metric, score)]
+    made.blocks.append({"kind": "table", "sortable": False, "columns": columns, "rows": rows})
     images = _images(artifact, store)
     if images:
         made.blocks.append({"kind": "images", "title": "Pictures", "images": images})
     return made
 
 
-def _values(score: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The numbers and the protocol of a score, whichever way the metric nests them."""
-    if not isinstance(score, Mapping):
-        return {"value": score}, {}
-    protocol = dict(score.get("protocol") or {})
-    values = score.get("values", score.get("value"))
-    if values is None:
-        values = {key: value for key, value in score.items() if key != "protocol"}
-    return dict(values) if isinstance(values, Mapping) else {"value": values}, protocol
+def _score_rows(metric: str, score: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """A row for each value, the primary one first and marked; the protocol stands beside it."""
+    primary, values = score.get("primary"), score["values"]
+    directions = {**score.get("directions", {}), primary: score.get("direction")}
+    protocol = ", ".join(f"{name} {text_of(value)}" for name, value in score["protocol"].items())
+    better = {"minimize": "lower", "maximize": "higher"}
+    for position, name in enumerate(sorted(values, key=lambda name: (name != primary, list(values).index(name)))):
+        first, last = (metric, protocol) if position == 0 else ("", "")
+        cells = [
+            _cell(first),
+            _cell(name),
+            _cell(values[name]),
+            _cell(better.get(directions.get(name) or "", "")),
+            _cell(last),
+        ]
+        yield {"marked": name == primary, "cells": cells}
 
 
 def _registration(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
@@ -306,9 +311,9 @@ def text_of(value: Any) -> str:
     return text[:12] if len(text) == 64 and all(char in "0123456789abcdef" for char in text) else text
 
 
-def _tip(trial: Mapping[str, Any], metric: str) -> str:
-    params = "\n".join(f"{name} = {text_of(value)}" for name, value in trial["params"].items())
-    return f"trial {trial['number']}: {metric} {text_of(trial['value'])}\n{params}"
+def _tip(trial: _Trial, metric: str) -> str:
+    params = "\n".join(f"{name} = {text_of(value)}" for name, value in trial.params.items())
+    return f"trial {trial.number}: {metric} {text_of(trial.score)}\n{params}"
 
 
 BUILDERS: dict[str, Callable[[str, Artifact, ArtifactStore], Section]] = {

@@ -29,18 +29,21 @@ def png(value: int) -> bytes:
 
 def fabricate(store: ArtifactStore, *, status: str = "succeeded") -> str:
     """A run with one artifact of each kind and hostile texts; returns its id."""
+    points = [("dcgan", 1e-4, 9.0), ("wgan_gp", 1e-3, 4.0), (EVIL, 3e-4, None)]
     trials = [
         {
-            "number": i,
-            "params": {"variant": v, "lr": lr},
-            "value": value,
-            "step": 10,
+            "trial": i,
+            "point": {"variant": variant, "optimizers.generator.lr": lr},
+            "config": {},
+            "score": score,
+            "scores": {"5": score + 1, "10": score} if score else {},
+            "steps": 10,
             "seconds": 1.5,
-            "state": "finished",
+            "status": "finished" if score else "diverged",
+            "error": None if score else f"NotFinite {EVIL}",
         }
-        for i, (v, lr, value) in enumerate([("dcgan", 1e-4, 9.0), ("wgan_gp", 1e-3, 4.0), (EVIL, 3e-4, None)])
+        for i, (variant, lr, score) in enumerate(points)
     ]
-    trials[2]["error"] = f"NotFinite {EVIL}"
     history = "\n".join(json.dumps({"step": s, "critic/real": 1 / s, "generator/fake": float(s)}) for s in range(1, 50))
     samples = {f"samples/step_{step:08d}.png": png(step) for step in range(0, 200, 10)}
     made = [
@@ -51,8 +54,8 @@ def fabricate(store: ArtifactStore, *, status: str = "succeeded") -> str:
             "tune",
             store.put(
                 "search",
-                {"trials.json": json.dumps(trials).encode()},
-                {"metric": "frechet_distance", "direction": "minimize", "winner": {"variant": "wgan_gp"}},
+                {"trials.json": json.dumps({"trials": trials, "winner": 1}).encode()},
+                {"metric": "frechet_distance", "direction": "minimize", "winner": {"variant": "wgan_gp"}, "failed": 1},
             ),
         ),
         (
@@ -71,7 +74,13 @@ def fabricate(store: ArtifactStore, *, status: str = "succeeded") -> str:
                 "scores",
                 {"scores.json": b"{}", "grid.png": png(1)},
                 {
-                    "scores": {"frechet_distance": {"value": 12.5, "protocol": {"space": EVIL, "generated": 2000}}},
+                    "scores": {
+                        "frechet_distance": {
+                            "values": {"frechet_distance": 12.5},
+                            "primary": "frechet_distance",
+                            "protocol": {"space": EVIL, "generated": 2000},
+                        }
+                    },
                     "values": {"frechet_distance": 12.5},
                 },
             ),
@@ -157,7 +166,7 @@ def test_page_shows_every_kind(store: ArtifactStore) -> None:
     assert text.count('loading="lazy"') == 14
     assert "12.5" in text
     assert "generated 2000" in text
-    best = text[text.index('<tr class="best">') :]
+    best = text[text.index('<tr class="best">') :]  # of the trials, which come first
     assert best.index("wgan_gp") < best.index("</tr>")
 
 
