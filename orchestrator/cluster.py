@@ -34,7 +34,7 @@ SETTINGS = {  # told to Ray by environment only; what the user set wins
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's own messages would be printed among our results
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -133,9 +133,9 @@ class Cluster:
         if self.disabled:
             raise RuntimeError("this run works without Ray")
         with self._lock:
+            _configure(self.local)
             if self.started:
                 return
-            _configure(self.local)
             with _signals_kept():
                 self._keep_local() if self.local else self._join()
             self._owned = True

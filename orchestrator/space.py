@@ -28,6 +28,7 @@ User = dict[str, Any]  # a train configuration as the user writes it
 Assign = Callable[[Mapping[str, Any], str, Any], User]
 Check = Callable[[Mapping[str, Any]], Sequence[Fault]]
 Placed = tuple[Point, tuple[tuple[str, Path], ...]]  # a point, and where in the space its values stand
+Checked = tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]  # and what is wrong with it
 
 MOST_COMBINATIONS = 512  # checked one by one when planning; of more, as many are drawn
 MOST_TRIES = 1000  # draws for one trial, before the space counts as exhausted
@@ -178,15 +179,18 @@ class Space:
         found = [(point, places, tuple(self.check(self.apply(point)))) for point, places in combinations]
         good = [point for point, _, faults in found if not faults]
         if not good:
-            return Examination(tuple(self._hopeless([faults for _, _, faults in found])))
+            return Examination(tuple(self._hopeless(found)))
         faults = self._dead(found) if whole else []
         faults += self._ends(good) if whole else []
         return Examination(tuple(faults), self._notes(found, good, whole), tuple(good))
 
-    def _hopeless(self, found: Sequence[tuple[Fault, ...]]) -> list[Fault]:
-        """No combination is valid: what is wrong with all of them, or else with the first."""
-        common = [fault for fault in found[0] if all(fault in other for other in found)]
-        return [self._placed(fault) for fault in common or found[0][:1]]
+    def _hopeless(self, found: Sequence[Checked]) -> list[Fault]:
+        """No combination is valid: what the trial has wrong in all of them, else the values that are wrong, else the first."""
+        first = found[0][2]
+        common = [fault for fault in first if all(fault in faults for _, _, faults in found)]
+        if fixed := [one for one in map(self._placed, common) if one.path[0] == "trial"]:
+            return fixed
+        return self._dead(found) or [self._placed(fault) for fault in first[:1]]
 
     def _placed(self, fault: Fault) -> Fault:
         """A fault of the trial's configuration at its place under `with`."""
@@ -194,16 +198,17 @@ class Space:
         place: Path = ("space", max(under, key=len)) if under else ("trial", *fault.path)
         return Fault(place, fault.id, fault.what, fault.why, fault.hint)
 
-    def _dead(self, found: Sequence[tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]]) -> list[Fault]:
+    def _dead(self, found: Sequence[Checked]) -> list[Fault]:
         """Listed values that no valid combination holds."""
         alive = {place for _, places, faults in found if not faults for place in places}
         dead: dict[tuple[str, Path], Fault] = {}
         for _, places, faults in found:
             for path, place in places:
                 if faults and (path, place) not in alive and (path, place) not in dead:
-                    own = [fault for fault in faults if str(fault.path[:1] and fault.path[0]) == path.split(".")[0]]
-                    fault = (own or list(faults))[0]
-                    dead[path, place] = Fault(("space", path, *place), fault.id, fault.what, fault.why, fault.hint)
+                    own = [fault for fault in faults if fault.path[:1] == (path.split(".")[0],)]
+                    if own or alive:  # where nothing is valid, another value's mistake is told there alone
+                        fault = (own or list(faults))[0]
+                        dead[path, place] = Fault(("space", path, *place), fault.id, fault.what, fault.why, fault.hint)
         return list(dead.values())
 
     def _ends(self, good: Sequence[Point]) -> list[Fault]:

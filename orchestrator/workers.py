@@ -148,13 +148,14 @@ def reason(error: BaseException) -> str:
     import ray
 
     text = str(error)
+    lower = text.lower()
     if getattr(error, "preempted", False):
         return "its node was preempted"
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemory" in text:
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "outofmemory" in lower:
         return "its node ran out of memory"
-    if "node" in text and ("dead" in text or "unreachable" in text):
+    if "node has died" in lower or "node died" in lower or "node is dead" in lower:
         return "its node died"
-    if isinstance(error, ray.exceptions.RayActorError) or "died unexpectedly" in text or "SIGKILL" in text:
+    if isinstance(error, ray.exceptions.RayActorError) or "died unexpectedly" in lower:
         return "its process was killed"
     return text.strip().splitlines()[-1][:200] if text.strip() else type(error).__name__
 

@@ -1,0 +1,219 @@
+"""Search spaces: what they hold, what they refuse and where, and that they repeat."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from orchestrator.space import Draw, Space, canonical, read_space
+from trainers import config
+from trainers.plugins import Fault
+
+POINTS = {"shape": {"kind": "points", "size": [2], "num_classes": 8, "bounded": False, "other": None}}
+LR = "optimizers.generator.lr"
+
+
+def read(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> tuple[Space | None, list[Fault]]:
+    return read_space(space, trial or {}, config.assign, lambda user: config.check(user, POINTS))
+
+
+def opened(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> Space:
+    found, faults = read(space, trial)
+    assert found is not None, faults
+    return found
+
+
+def faults(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> dict[tuple[str | int, ...], str]:
+    """Every mistake: path -> id."""
+    found, wrong = read(space, trial)
+    if found is not None:
+        wrong = list(found.examine().faults)
+    return {fault.path: fault.id for fault in wrong}
+
+
+def test_key_order_and_other_dimensions_change_no_draw() -> None:
+    small = opened({LR: {"loguniform": [1e-4, 1e-2]}, "batch_size": {"int": [2, 512]}})
+    large = opened({"batch_size": {"int": [2, 512]}, "hacks": {"subsets": ["ema"]}, LR: {"loguniform": [1e-4, 1e-2]}})
+    for i in range(20):
+        a, b = small.draw(7, i), large.draw(7, i)
+        assert a is not None
+        assert b is not None
+        assert a == {key: b[key] for key in a}
+    assert small.draw(8, 0) != small.draw(7, 0)
+
+
+def test_each_distribution_has_its_shape() -> None:
+    space = opened(
+        {
+            LR: {"loguniform": [1e-4, 1e-2]},
+            "optimizers.generator.eps": {"uniform": [1.0, 3.0]},
+            "optimizers.generator.weight_decay": {"normal": [5.0, 1.0]},
+            "batch_size": {"quniform": [16, 64, 16]},
+            "optimizers.generator.warmup_steps": {"int": [3, 5]},
+        }
+    )
+    drawn = [space.point(Draw(0, (i,))) for i in range(2000)]
+    logs = [math.log10(point[LR]) for point in drawn]
+    assert min(logs) >= -4
+    assert max(logs) <= -2
+    assert abs(sum(logs) / len(logs) + 3) < 0.05
+    eps = [point["optimizers.generator.eps"] for point in drawn]
+    assert abs(sum(eps) / len(eps) - 2) < 0.05
+    decay = [point["optimizers.generator.weight_decay"] for point in drawn]
+    assert abs(sum(decay) / len(decay) - 5) < 0.1
+    assert abs(sum((d - 5) ** 2 for d in decay) / len(decay) - 1) < 0.15
+    assert Counter(point["batch_size"] for point in drawn).keys() == {16, 32, 48, 64}
+    assert all(isinstance(point["batch_size"], int) for point in drawn)
+    assert Counter(point["optimizers.generator.warmup_steps"] for point in drawn).keys() == {3, 4, 5}
+
+
+def test_steps_of_a_quantised_range_are_round() -> None:
+    space = opened({"optimizers.generator.eps": {"quniform": [0.1, 0.5, 0.1]}})
+    values = [point["optimizers.generator.eps"] for point in space.grid()]
+    assert values == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_every_subset_is_reached_and_its_order_is_kept() -> None:
+    space = opened({"hacks": {"subsets": ["ema", {"label_smoothing": {}}]}}, {"variant": "gan"})
+    assert [point["hacks"] for point in space.grid()] == [
+        [],
+        ["ema"],
+        [{"label_smoothing": {}}],
+        ["ema", {"label_smoothing": {}}],
+    ]
+    limited = opened({"hacks": {"subsets": {"of": ["ema", "label_smoothing"], "min": 1, "max": 1}}}, {"variant": "gan"})
+    assert [point["hacks"] for point in limited.grid()] == [["ema"], ["label_smoothing"]]
+    assert {len(limited.point(Draw(0, (i,)))["hacks"]) for i in range(50)} == {1}
+
+
+def test_incompatible_combinations_are_pruned_counted_and_never_drawn() -> None:
+    space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, "hacks": {"subsets": ["label_smoothing", "ema"]}})
+    examined = space.examine()
+    assert not examined.faults
+    assert examined.notes == ("space: 6 combinations; 2 of 8 pruned as incompatible",)
+    drawn = [space.draw(0, i) for i in range(60)]
+    assert {("wgan_gp", True)}.isdisjoint({(p["variant"], "label_smoothing" in p["hacks"]) for p in drawn if p})
+
+
+def test_a_small_space_is_drawn_whole_and_then_no_more() -> None:
+    space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, "batch_size": {"choice": [32, 64]}})
+    taken: list[dict[str, Any]] = []
+    while point := space.draw(3, len(taken), taken):
+        taken.append(point)
+    assert len({canonical(point) for point in taken}) == len(taken) == 4
+
+
+def test_a_parameter_of_what_is_not_chosen_is_left_out() -> None:
+    space = opened(
+        {
+            "variant": {"choice": ["gan", "wgan_gp"]},
+            "variant.wgan_gp.gp_weight": {"uniform": [1, 20]},
+            "hacks": {"subsets": [{"r1": {"gamma": 1.0}}]},
+            "hacks.r1.gamma": {"loguniform": [0.1, 10]},
+        }
+    )
+    assert not space.examine().faults
+    for i in range(40):
+        point = space.point(Draw(1, (i,)))
+        assert ("variant.wgan_gp.gp_weight" in point) == (point["variant"] == "wgan_gp")
+        assert ("hacks.r1.gamma" in point) == bool(point["hacks"])
+        user = space.apply(point)
+        if point["hacks"]:
+            assert user["hacks"] == {"r1": {"gamma": point["hacks.r1.gamma"]}}
+
+
+def test_a_conditional_follows_another_choice() -> None:
+    cases = {"gan": {"choice": [1e-4]}, "wgan_gp": {"uniform": [1e-3, 2e-3]}}
+    space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, LR: {"conditional": {"on": "variant", "cases": cases}}})
+    assert not space.examine().faults
+    for i in range(30):
+        point = space.point(Draw(0, (i,)))
+        assert (point[LR] == 1e-4) if point["variant"] == "gan" else (1e-3 <= point[LR] <= 2e-3)
+    fixed = opened({LR: {"conditional": {"on": "variant", "cases": cases}}}, {"variant": "gan"})
+    assert fixed.point(Draw(0, (0,))) == {LR: 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("space", "trial", "path", "error_id"),
+    [
+        ({}, {}, ("space",), "wrong-type"),
+        ({LR: 3}, {}, ("space", LR), "wrong-type"),
+        ({LR: {"loguniforn": [1, 2]}}, {}, ("space", LR, "loguniforn"), "unknown-distribution"),
+        ({LR: {"loguniform": [0, 2]}}, {}, ("space", LR, "loguniform", 0), "out-of-range"),
+        ({LR: {"uniform": [2, 1]}}, {}, ("space", LR, "uniform"), "out-of-range"),
+        ({LR: {"uniform": [1, True]}}, {}, ("space", LR, "uniform", 1), "wrong-type"),
+        ({LR: {"uniform": [-1.0, 1.0]}}, {}, ("space", LR, "uniform", 0), "out-of-range"),
+        ({"batch_size": {"int": [1.5, 8]}}, {}, ("space", "batch_size", "int", 0), "wrong-type"),
+        ({"batch_size": {"int": [1, 8]}}, {}, ("space", "batch_size", "int", 0), "out-of-range"),
+        ({"batch_size": {"choice": []}}, {}, ("space", "batch_size", "choice"), "wrong-type"),
+        ({"batch_size": {"choice": [32, 32]}}, {}, ("space", "batch_size", "choice", 1), "duplicate"),
+        ({"variant": {"choice": ["gan", "wgan_pg"]}}, {}, ("space", "variant", "choice", 1), "unknown-variant"),
+        ({"hacks": {"subsets": ["ema", "emma"]}}, {}, ("space", "hacks", "subsets", 1), "unknown-hack"),
+        (
+            {"hacks": {"subsets": {"of": ["emma"], "min": 1}}},
+            {},
+            ("space", "hacks", "subsets", "of", 0),
+            "unknown-hack",
+        ),
+        ({"variant": {"subsets": ["gan"]}}, {}, ("space", "variant"), "wrong-type"),
+        ({"hacks.ema.nope": {"uniform": [0, 1]}}, {"hacks": ["ema"]}, ("space", "hacks.ema.nope"), "unknown-key"),
+        ({"hacks.r1.gamma": {"uniform": [0, 1]}}, {"hacks": ["ema"]}, ("space", "hacks.r1.gamma"), "no-effect"),
+        ({LR: {"uniform": [1, 2]}}, {"batchsize": 3}, ("trial", "batchsize"), "unknown-key"),
+        (
+            {LR: {"conditional": {"on": "nope", "cases": {"a": {"choice": [1]}}}}},
+            {},
+            ("space", LR, "conditional", "on"),
+            "unknown-path",
+        ),
+        (
+            {
+                "variant": {"choice": ["gan"]},
+                LR: {"conditional": {"on": "variant", "cases": {"dcgan": {"choice": [1]}}}},
+            },
+            {},
+            ("space", LR),
+            "no-effect",
+        ),
+    ],
+)
+def test_mistakes_are_placed(
+    space: dict[str, Any], trial: dict[str, Any], path: tuple[str | int, ...], error_id: str
+) -> None:
+    assert faults(space, trial).get(path) == error_id
+
+
+def test_a_value_that_fits_nowhere_is_an_error_not_pruned() -> None:
+    assert faults({"variant": {"choice": ["gan", "wgan_gp"]}}, {"backbone": "mlp"}) == {}
+    fixed = faults({"variant": {"choice": ["gan", "wgan_gp"]}}, {"hacks": ["label_smoothing"]})
+    assert fixed == {("space", "variant", "choice", 1): "incompatible"}
+    images_only = faults({"variant": {"choice": ["gan", "lapgan"]}})
+    assert list(images_only) == [("space", "variant", "choice", 1)]
+
+
+def test_a_grid_needs_an_end() -> None:
+    with pytest.raises(ValueError, match=r"optimizers\.generator\.lr"):
+        opened({LR: {"uniform": [1e-4, 1e-3]}}).grid()
+
+
+def test_a_large_space_is_examined_by_drawing() -> None:
+    space = opened(
+        {
+            f"optimizers.{role}.{key}": {"choice": [1e-4, 2e-4, 3e-4, 4e-4]}
+            for role in ("generator", "critic")
+            for key in ("lr", "eps", "weight_decay")
+        }
+    )
+    examined = space.examine()
+    assert not examined.faults
+    assert "more than 512 combinations" in examined.notes[0]
+
+
+def test_draws_of_neighbouring_trials_are_unlike() -> None:
+    reals = [Draw(0, (i, 0)).real("x", 0.0, 1.0) for i in range(200)]
+    correlation = sum((a - 0.5) * (b - 0.5) for a, b in pairwise(reals)) / 199 * 12
+    assert abs(correlation) < 0.25
