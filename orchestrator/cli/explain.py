@@ -40,6 +40,7 @@ TEXTS: dict[str, str] = {
     "tag": "Tags (!!python/…, !include) are not taken: a spec is data and never runs code.",
     "merge-key": "Merge keys (<<) are not taken: they hide where a value comes from. Write the values out, or use a profile.",
     "unknown-alias": "An alias (*name) stands for an anchor (&name) that is not there, or comes later.",
+    "duplicate": "The same thing stands twice in a list. Remove one.",
     "duplicate-key": "A key stands twice in one mapping, and only one of them could hold. Remove one.",
     "key-not-text": "A key must be a text. Put a number in quotes.",
     "not-finite": "Infinity and NaN are no settings. Leave a limit out, or write null.",
@@ -72,6 +73,8 @@ TEXTS: dict[str, str] = {
     "image-size": "The backbone cannot make images of this size. Set image_size in the prepare stage, or another backbone.",
     "needs-labels": "This needs a data set with classes.",
     "not-for-points": "The parameter is about images, and the data set holds points.",
+    "channels": "Images can be made grey (1) or coloured (3), no other number of channels into another.",
+    "split": "A split names its parts and their shares, which add up to 1: {train: 0.8, test: 0.2}.",
     "empty-split": "The split has no samples. Give it a share in the prepare stage's `split`.",
     "unmet-need": "The metric needs something that the data set or the inputs do not offer (images, a known mixture, a features "
     "stage).",
@@ -96,6 +99,8 @@ TEXTS: dict[str, str] = {
     # the search
     "unknown-path": "The search space names no parameter of a train configuration. Paths are dotted: optimizers.generator.lr.",
     "unknown-distribution": "A dimension is one of choice, subsets, uniform, loguniform, randint, …; the message lists them.",
+    "endless": "A grid runs through every value, and this dimension has no end of them. Use choice, or another searcher.",
+    "fixed": "The search sets a parameter that something else fixes already. Keep one of them.",
     "unknown-role": "Optimizers are by role: generator, critic, autoencoder.",
     # overrides, profiles, credentials
     "bad-set": "--set takes KEY=VALUE, for example --set stages.train.with.total_steps=4000. The value is read as YAML.",
