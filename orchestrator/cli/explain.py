@@ -100,7 +100,7 @@ TEXTS: dict[str, str] = {
     "unknown-path": "The search space names no parameter of a train configuration. Paths are dotted: optimizers.generator.lr.",
     "unknown-distribution": "A dimension is one of choice, subsets, uniform, loguniform, randint, …; the message lists them.",
     "endless": "A grid runs through every value, and this dimension has no end of them. Use choice, or another searcher.",
-    "fixed": "The search sets a parameter that something else fixes already. Keep one of them.",
+    "fixed": "Trials are compared at equal steps, so this cannot be searched. Set it under `trial`.",
     "unknown-role": "Optimizers are by role: generator, critic, autoencoder.",
     # overrides, profiles, credentials
     "bad-set": "--set takes KEY=VALUE, for example --set stages.train.with.total_steps=4000. The value is read as YAML.",
