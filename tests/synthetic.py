@@ -34,14 +34,26 @@ class SyntheticSplit:
         phase = indices.double()[:, None] * torch.linspace(0.1, 1.7, self.shape.numel, dtype=torch.float64)
         return torch.sin(phase).reshape(-1, *self.shape.size)
 
-    def batch(self, indices: Tensor, *, device: Any, dtype: torch.dtype, flip: Any = None, crop: Any = None) -> Batch:
+    @property
+    def other(self) -> SyntheticSplit | None:
+        return SyntheticSplit(self.shape.other, self.n) if self.shape.other else None
+
+    def batch(
+        self,
+        indices: Tensor,
+        *,
+        device: Any,
+        dtype: torch.dtype,
+        flip: Any = None,
+        crop: Any = None,
+        other: Tensor | None = None,
+    ) -> Batch:
         label = indices % self.shape.num_classes if self.shape.num_classes else None
-        other = None
-        if self.shape.other is not None:
-            shifted = (indices * 7 + 3) % self.n
-            x = SyntheticSplit(self.shape.other, self.n).x(shifted) * 0.5
-            other = Batch(x.to(device, dtype), None, shifted)
-        return Batch(self.x(indices).to(device, dtype), label, indices, other)
+        second = None
+        if self.other is not None:
+            shifted = (indices * 7 + 3) % self.n if other is None else other
+            second = Batch((self.other.x(shifted) * 0.5).to(device, dtype), None, shifted)
+        return Batch(self.x(indices).to(device, dtype), label, indices, second)
 
     def raw(self, indices: Tensor) -> np.ndarray[Any, Any]:
         x = self.x(torch.as_tensor(indices)).float().numpy()

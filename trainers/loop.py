@@ -67,7 +67,10 @@ class Fitted:
 
 @dataclass
 class Stream:
-    """Batches of the training split: an endless sequence of shuffled epochs, each position a function of the seed."""
+    """Batches of the training split: an endless sequence of shuffled epochs, each position a function of the seed.
+
+    A second domain is shuffled on its own, so that nothing is ever paired.
+    """
 
     game: Game
     data: Prepared
@@ -75,24 +78,25 @@ class Stream:
     def __post_init__(self) -> None:
         self.split = self.data.split("train")
         self.augment: Mapping[str, Any] = self.data.metadata.get("augment") or {}
-        self._orders: dict[int, Tensor] = {}
+        self._orders: dict[tuple[str, int], Tensor] = {}
 
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            if len(self._orders) > 1:
-                self._orders.pop(min(self._orders))
-            self._orders[epoch] = self.game.draws.permutation(("epoch", epoch), len(self.split))
-        return self._orders[epoch]
+    def _order(self, domain: str, epoch: int, n: int) -> Tensor:
+        key = (domain, epoch)
+        if key not in self._orders:
+            for old in [old for old in self._orders if old[0] == domain and old[1] < epoch - 1]:
+                del self._orders[old]
+            self._orders[key] = self.game.draws.permutation(("epoch", domain, epoch), n)
+        return self._orders[key]
 
-    def indices(self, position: int, rows: range) -> Tensor:
-        """Indices into the split of some rows of the batch at a position of the stream."""
+    def indices(self, position: int, rows: range, n: int, domain: str = "x") -> Tensor:
+        """Indices into the `n` samples of a domain of some rows of the batch at a position of the stream."""
         first = position * self.game.config.settings.batch_size
         places = torch.arange(first + rows.start, first + rows.stop)
-        epochs, within = places // len(self.split), places % len(self.split)
+        epochs, within = places // n, places % n
         picked = torch.empty(len(rows), dtype=torch.int64)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             here = epochs == epoch
-            picked[here] = self._order(epoch)[within[here]]
+            picked[here] = self._order(domain, epoch, n)[within[here]]
         return picked
 
     def __call__(self, position: int, rows: range) -> Batch:
@@ -101,8 +105,11 @@ class Stream:
             flip = draws.uniform(("flip", position), rows, ()) < 0.5
         if padding := int(self.augment.get("crop") or 0):
             crop = draws.integers(("crop", position), rows, 2 * padding + 1, (2,))
-        game = self.game
-        return self.split.batch(self.indices(position, rows), device=game.device, dtype=game.dtype, flip=flip, crop=crop)
+        game, other = self.game, None
+        if self.split.other is not None:
+            other = self.indices(position, rows, len(self.split.other), "other")
+        indices = self.indices(position, rows, len(self.split))
+        return self.split.batch(indices, device=game.device, dtype=game.dtype, flip=flip, crop=crop, other=other)
 
 
 @dataclass
