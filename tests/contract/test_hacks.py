@@ -44,6 +44,16 @@ def setting(hack: str | None, variant: str, params: dict[str, Any] | None = None
     return found[0]
 
 
+def partner(hack: str, *, uncoupled: bool = False) -> str:
+    """A variant that takes the hack: of the committed ones, or, for a hack dropped in, of all."""
+    for variant in (*(v for h, v in committed() if h == hack), *VARIANTS):
+        coupled = plugins.describe("variants", variant).attributes["coupled"]
+        user, shape = setting(hack, variant)
+        if not (uncoupled and coupled) and not config.check(user, {"shape": shape.to_json()}):
+            return variant
+    pytest.fail(f"no variant takes {hack}")
+
+
 def trained(user: dict[str, Any], shape: DataShape) -> tuple[Game, dict[str, Tensor]]:
     game = Game(config.resolve(user, facts={"shape": shape.to_json()}), shape, seed=5)
     for step in range(STEPS):
@@ -78,7 +88,7 @@ def test_the_committed_list_names_what_is_there() -> None:
 @pytest.mark.parametrize("hack", [h for h in HACKS if plugins.describe("hacks", h).attributes.get("neutral") is not None])
 def test_a_hack_of_strength_zero_changes_nothing(hack: str) -> None:
     neutral = plugins.describe("hacks", hack).attributes["neutral"]
-    variant = next(v for h, v in committed() if h == hack)
+    variant = partner(hack)
     user, shape = setting(hack, variant, neutral)
     _, with_it = trained(user, shape)
     _, without = trained({**user, "hacks": {}}, shape)
@@ -102,7 +112,7 @@ def test_a_hack_overrides_only_hooks(hack: str) -> None:
 def test_exactness_over_halves_is_kept_unless_told_otherwise(hack: str) -> None:
     if plugins.describe("hacks", hack).attributes["coupled"]:
         pytest.skip("couples the batch, and says so")
-    variant = next((v for h, v in committed() if h == hack and not plugins.describe("variants", v).attributes["coupled"]), "")
+    variant = partner(hack, uncoupled=True)
     user, shape = setting(hack, variant)
     user["backbone"] = {"mlp": {"width": 8, "depth": 2}}
     whole, _ = trained(user, shape)
