@@ -85,7 +85,9 @@ def test_the_committed_list_names_what_is_there() -> None:
         assert hack in HACKS and variant in VARIANTS, (hack, variant)
 
 
-@pytest.mark.parametrize("hack", [h for h in HACKS if plugins.describe("hacks", h).attributes.get("neutral") is not None])
+@pytest.mark.parametrize(
+    "hack", [h for h in HACKS if plugins.describe("hacks", h).attributes.get("neutral") is not None]
+)
 def test_a_hack_of_strength_zero_changes_nothing(hack: str) -> None:
     neutral = plugins.describe("hacks", hack).attributes["neutral"]
     variant = partner(hack)
