@@ -177,7 +177,7 @@ def codes() -> str:
             if cls in (errors.OrchestratorError, errors.Interrupted):
                 continue
             text = " ".join((cls.__doc__ or "").split())
-            found.setdefault(cls.exit_code, []).append(f"`{cls.kind}`: {text}")
+            found.setdefault(cls.exit_code, []).append(f"`{cls.kind}`: {text.rstrip('.')}")
     found[WORK] = ["`plan --detailed-exitcode` alone: there is work"]
     found[BUG] = ["`bug`: an exception that nobody foresaw; its trace is in the file that the line names"]
     found[130] = found[143] = ["`interrupted`: SIGINT (130) or SIGTERM (143), after saving"]
