@@ -189,6 +189,7 @@ class Execution:
                             running[pool.submit(self._step, planned)] = name
                 if not running:
                     break
+                self.stop.keep()
                 finished, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
                 for future in finished:
                     name = running.pop(future)

@@ -50,6 +50,12 @@ class Stop:
                 self._previous[signum] = signal.signal(signum, self._received)
         return self
 
+    def keep(self) -> None:
+        """Take the signals back: Ray, started meanwhile by a stage, puts a handler of its own below Python's."""
+        if self._previous and not self._event.is_set() and threading.current_thread() is threading.main_thread():
+            for signum in self._previous:
+                signal.signal(signum, self._received)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -59,4 +65,5 @@ class Stop:
             signal.signal(signum, handler)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
+        signal.alarm(0)  # Ray's handler, where it came first, has set one that aborts the process after 3 s
         self.request(signum)

@@ -7,6 +7,7 @@ line, exit 70, and its trace in a file.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -76,7 +77,9 @@ def orchestrate() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run the command line and exit with its code."""
-    sys.exit(invoke(argv))
+    code = invoke(argv)
+    gc.freeze()  # the last collection would walk everything that ray, torch and mlflow made: seconds on a busy machine
+    sys.exit(code)
 
 
 def invoke(argv: Sequence[str] | None = None) -> int:
