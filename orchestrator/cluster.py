@@ -7,6 +7,7 @@ down at the end. An address, or RAY_ADDRESS as Ray sets it inside a job, is join
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -337,17 +338,26 @@ def _quiet(log: Path | None) -> None:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray replaces the handlers of SIGTERM and SIGINT: ours come back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Ray replaces the handlers of SIGTERM, in Python and beneath it (where it prints a stack): ours come back.
+
+    Python may set handlers in the main thread only, and stages start Ray from their own; what stands beneath Python, and
+    calls its handlers, may be put back from any thread.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    beneath = {number: get(number) for number in numbers}
+    kept: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            if handler is not None:
-                signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+        for number, pointer in beneath.items():
+            put(number, pointer)
 
 
 def _first_line(error: BaseException) -> str:

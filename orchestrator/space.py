@@ -83,10 +83,7 @@ class Space:
         """The trial's configuration at a point, as the user would write it."""
         user = dict(self.trial)
         for path in sorted(point, key=_order):
-            domain, value = self.dimensions.get(path), point[path]
-            if isinstance(domain, Subsets):
-                value = domain.beside(self.trial.get(path, ()), value)
-            user = self.assign(user, path, value)
+            user = self.assign(user, path, self._value(path, point))
         return user
 
     # --- points ------------------------------------------------------------------------------------------------
@@ -132,15 +129,22 @@ class Space:
             return None
         domain = self.dimensions[path]
         if isinstance(domain, Conditional):
-            return domain.case(point.get(domain.on, _at(self.trial, domain.on)))
+            return domain.case(self._value(domain.on, point))
         return (), domain
+
+    def _value(self, path: str, point: Mapping[str, Any]) -> Any:
+        """What the configuration at a point has at a path; a subset of hacks stands beside the trial's own."""
+        if path not in point:
+            return _at(self.trial, path)
+        domain = self.dimensions.get(path)
+        return domain.beside(self.trial.get(path) or (), point[path]) if isinstance(domain, Subsets) else point[path]
 
     def _is_effective(self, path: str, point: Mapping[str, Any]) -> bool:
         """Whether the plugin that the path goes through is chosen."""
         key, *rest = path.split(".")
         if key not in PLUGIN_KEYS or not rest:
             return True
-        chosen = point.get(key, self.trial.get(key))
+        chosen = self._value(key, point)
         if rest[0] in SIDES and key == "backbone":
             if len(rest) == 1:
                 return True
@@ -319,9 +323,20 @@ def _at(user: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = item
+    return found
+
+
 def canonical(value: Any) -> str:
     """Equal values, equal text."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-__all__ = ["Draw", "Examination", "Point", "Space", "canonical", "read_space"]
+__all__ = ["Draw", "Examination", "Point", "Space", "canonical", "flat", "read_space"]

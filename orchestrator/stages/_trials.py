@@ -21,7 +21,7 @@ from orchestrator.board import Event, Pen, pin_up
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import Interrupted, Unavailable
 from orchestrator.search import Conductor, Outcome, Segment
-from orchestrator.space import Space
+from orchestrator.space import Space, flat
 from orchestrator.stage import Context, Scale
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _train_and_score(
         stop=stop,
         device=device,
     )
-    tell({"event": "start", "trial": segment.index, "step": training.step})
+    tell({"event": "start", "trial": segment.index, "step": training.step, "user": dict(user)})
     if training.step < segment.until:
         try:
             training.run()
@@ -169,7 +169,6 @@ class Ledger:
         self._planned = planned_steps
         self._steps: dict[int, int] = {}
         self._children: dict[int, Any] = {}
-        self._best: dict[str, float] = {}
         self.known: dict[tuple[int, int], Outcome] = {}
         self._resume()
 
@@ -191,6 +190,8 @@ class Ledger:
             self._steps[index] = max(self._steps.get(index, 0), event["step"])
             if event["event"] == "step":
                 self._child(index).metrics(event["metrics"], step=event["step"])
+            elif event["step"] == 0:
+                self._child(index).params(flat(event["user"]))
         self._show(index)
 
     def record(self, segment: Segment, outcome: Outcome) -> None:
@@ -207,11 +208,6 @@ class Ledger:
             self._child(segment.index).metrics({"score": outcome.score}, step=segment.until)
         else:
             self._context.progress.say(f"trial {segment.index} {outcome.status}: {outcome.error}")
-
-    def introduce(self, index: int, user: Mapping[str, Any]) -> None:
-        """A trial begins."""
-        if index not in self._children:
-            self._child(index).params(dict(user))
 
     def close(self) -> None:
         for index, child in self._children.items():

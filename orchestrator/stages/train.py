@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from orchestrator.errors import BadInput, Diverged, Interrupted
+from orchestrator.space import flat
 from orchestrator.stage import Checkpoints, Complaint, Context, Facts, Foresight, Stage
 from orchestrator.workers import Ended, Seat, run_group, run_here
 
@@ -269,17 +270,6 @@ def train(job: Job, seat: Seat) -> dict[str, Any] | None:
         return None
     show()
     return job.store.put("model", fitted.files, fitted.metadata).to_json()
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted names."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            found |= flat(item, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = item
-    return found
 
 
 def _mine(path: tuple[str | int, ...], given: Mapping[str, Any]) -> tuple[tuple[str | int, ...]]:

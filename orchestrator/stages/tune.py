@@ -93,7 +93,9 @@ class Tune(Stage):
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
 
-        trial = {"hacks": config.default_hacks(), **(self.trial or {})}  # subsets of hacks stand beside these
+        trial = dict(self.trial or {})
+        if "hacks" in self.space and "hacks" not in trial:
+            trial["hacks"] = config.default_hacks()  # subsets of hacks stand beside these
         return read_space(self.space, trial, config.assign, lambda user: config.check(user, dataset))
 
     def _trial_complaints(self) -> list[Complaint]:

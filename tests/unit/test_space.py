@@ -91,6 +91,23 @@ def test_every_subset_is_reached_and_its_order_is_kept() -> None:
     assert {len(limited.point(Draw(0, (i,)))["hacks"]) for i in range(50)} == {1}
 
 
+def test_subsets_stand_beside_the_trial_s_own_hacks() -> None:
+    space = opened(
+        {
+            "hacks": {"subsets": ["label_smoothing"]},
+            "hacks.ema.half_life": {"loguniform": [10, 100]},
+            "optimizers.generator.lr": {"conditional": {"on": "hacks", "cases": {"ema": {"choice": [1e-3]}}}},
+        },
+        {"variant": "gan", "hacks": ["ema"]},
+    )
+    assert not space.examine().faults
+    point = space.point(Draw(0, (1,)))
+    user = space.apply({**point, "hacks": ["label_smoothing"]})
+    assert set(user["hacks"]) == {"ema", "label_smoothing"}
+    assert user["hacks"]["ema"]["half_life"] == point["hacks.ema.half_life"]
+    assert user["optimizers"]["generator"]["lr"] == 1e-3
+
+
 def test_incompatible_combinations_are_pruned_counted_and_never_drawn() -> None:
     space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, "hacks": {"subsets": ["label_smoothing", "ema"]}})
     examined = space.examine()
