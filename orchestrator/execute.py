@@ -159,6 +159,7 @@ class Execution:
 
     def _start(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left; the lease is ours
+        self.store.files.sweep()
         self.diary.save()
         if self.options.tracking:
             self.tracker = self._open_tracker()
@@ -369,8 +370,9 @@ class Execution:
         finally:
             pool.shutdown(wait=False)
             shutil.rmtree(scratch, ignore_errors=True)
-        if set(outputs) < set(step.outputs):
-            raise StageFailed(f"stage {step.id} returned {sorted(outputs)} instead of {sorted(step.outputs)}")
+        made = {name: artifact.kind for name, artifact in outputs.items()}
+        if any(made.get(name) != kind for name, kind in step.outputs.items()):
+            raise StageFailed(f"stage {step.id} made {made} instead of {dict(step.outputs)}")
         context.tracker.tags({f"artifact.{name}": artifact.digest for name, artifact in outputs.items()})
         context.tracker.end()
         return {name: outputs[name] for name in step.outputs}

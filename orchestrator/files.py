@@ -26,6 +26,7 @@ T = TypeVar("T")
 CHUNK = 1 << 20
 FIRST_CONTACT_S = 8.0
 RETRY_WAITS_S = (0.2, 1.0)
+SWEEP_AFTER_S = 86_400.0  # no write takes a day
 
 # Called before and after every operation that changes the store: fault tests end the process here.
 observe: Callable[[str, str], None] | None = None
@@ -84,6 +85,10 @@ class Files(ABC):
 
     def exists(self, path: str) -> bool:
         return self.size(path) is not None
+
+    def sweep(self) -> None:
+        """Remove temporary files that killed processes left long ago; a backend that puts whole objects has none."""
+        return
 
 
 class LocalFiles(Files):
@@ -168,6 +173,13 @@ class LocalFiles(Files):
     def fetch(self, path: str, target: Path) -> None:
         with _told(self.url, "read"):
             shutil.copyfile(self.path(path), target)
+
+    def sweep(self) -> None:
+        for name in self.names("tmp"):
+            left = self.path("tmp") / name
+            with contextlib.suppress(OSError):  # another process sweeps too
+                if time.time() - left.stat().st_mtime > SWEEP_AFTER_S:
+                    left.unlink()
 
     def _temporary(self, data: bytes | Path) -> Path:
         """The content in a synced file of its own, in the same root (so on the same filesystem)."""

@@ -95,6 +95,7 @@ def differences(
     found += _values(old.get("packages", {}), new["packages"])
     found += _named("version of the stage", old.get("version"), new["version"])
     found += _named("asks for GPUs", old.get("gpus"), new["gpus"])
+    found += _named("tracking", old.get("tracking") or None, new.get("tracking") or None)
     return found
 
 

@@ -11,6 +11,7 @@ from orchestrator import keys, source
 from orchestrator.artifacts import Artifact, ArtifactStore, canonical, digest_json
 from orchestrator.cache import Cache, Entry
 from orchestrator.errors import BadInput, Problem, SpecError
+from orchestrator.files import redact
 from orchestrator.log import Log, State
 from orchestrator.spec import Spec, reveal
 from orchestrator.stage import Facts, Foresight
@@ -281,6 +282,12 @@ def _packages(step: Step, foresight: Foresight) -> list[str]:
     """Distributions that the stage and the plugins that it names compute with."""
     named = [plugins.describe(kind, name).attributes.get("packages", ()) for kind, name in foresight.plugins]
     return sorted({*step.packages, *(package for packages in named for package in packages)})
+
+
+def _where(spec: Spec) -> str:
+    """The spec's `tracking` without credentials, "" for the default."""
+    given = reveal(spec.tracking)
+    return redact(spec.redact(given), ()) if given else ""
 
 
 def _used(step: Step, producer: str) -> set[str]:

@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +251,8 @@ class Diary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _append(self, name: str, line: str) -> None:
-        with self._lock, open(self.folder / name, "a", encoding="utf-8") as out:
+        # A full disk must not stop a training for the sake of its diary: the next checkpoint or commit tells of it.
+        with suppress(OSError), self._lock, open(self.folder / name, "a", encoding="utf-8") as out:
             out.write(line + "\n")
 
 

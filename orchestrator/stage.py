@@ -55,7 +55,13 @@ class Progress(Protocol):
     """Where a stage tells how far it is. Never blocks, never raises."""
 
     def update(
-        self, done: float, total: float, *, unit: str = "steps", note: str = "", metrics: Mapping[str, float] | None = None
+        self,
+        done: float,
+        total: float,
+        *,
+        unit: str = "steps",
+        note: str = "",
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """`done` of `total` units; `note` is a short text ("trial 3"), `metrics` the latest values by name."""
 
@@ -115,9 +121,12 @@ class Stage(ABC):
     """One kind of work. Class attributes are literals, read without importing the file."""
 
     version: ClassVar[int] = 1
-    inputs: ClassVar[dict[str, str]] = {}  # port -> artifact kind; a trailing "?" makes it optional, "*" collects a list
+    inputs: ClassVar[
+        dict[str, str]
+    ] = {}  # port -> artifact kind; a trailing "?" makes it optional, "*" collects a list
     outputs: ClassVar[dict[str, str]] = {}  # output name -> artifact kind; the first is the default output
     packages: ClassVar[tuple[str, ...]] = ()  # distributions whose versions are in the cache key
+    tracks: ClassVar[bool] = False  # its result stands in MLflow: the spec's `tracking` is in the cache key
     extends: ClassVar[str | None] = None  # the parameter that may grow: a finished run goes on instead of restarting
 
     def foresee(self, inputs: Mapping[str, Facts]) -> Foresight:

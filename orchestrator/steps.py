@@ -61,6 +61,7 @@ class Step:
     version: int
     packages: tuple[str, ...]
     extends: str | None
+    tracks: bool = False
 
     @property
     def label(self) -> str:
@@ -259,6 +260,7 @@ class _Expander:
             version=int(attributes.get("version", 1)),
             packages=tuple(attributes.get("packages", ())),
             extends=attributes.get("extends"),
+            tracks=bool(attributes.get("tracks")),
         )
 
     def _inputs(

@@ -36,6 +36,7 @@ class Register(Stage):
     inputs: ClassVar[dict[str, str]] = {"model": "model", "scores": "scores?"}
     outputs: ClassVar[dict[str, str]] = {"registration": "registration"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "mlflow", "numpy")
+    tracks: ClassVar[bool] = True
 
     model: str
     "Name of the registered model."

@@ -246,7 +246,7 @@ def test_a_run_that_was_taken_over_commits_nothing(bench: Bench, monkeypatch: py
         assert log.append(
             "acquire", {"owner": {**vars(owner), "epoch": owner.epoch + 1, "run": "thief"}, "run": "thief"}
         )
-        return {name: context.store.put("notes", {}) for name in ("dataset", "extra")}
+        return {"dataset": context.store.put("dataset", {}), "extra": context.store.put("notes", {})}
 
     monkeypatch.setattr(Make, "run", stolen)
     run = bench.run()

@@ -246,3 +246,12 @@ def test_lineage_leaves_out_what_may_grow() -> None:
     assert keys.lineage(parts(), "total_steps") != keys.lineage(faster, "total_steps")
     assert keys.lineage(parts(), "total_steps") != keys.lineage(parts(), "total_steps", generation=1)
     assert keys.lineage(parts(), None) != keys.lineage(longer, None)
+
+
+def test_where_mlflow_is_matters_to_stages_that_track(bench: Bench) -> None:
+    text = CHAIN.replace("uses: judge", "uses: note")
+    bench.run(text)
+    assert not bench.plan(text).has_work
+    elsewhere = told(bench.plan(text, sets=["tracking=http://127.0.0.1:5000"]))
+    assert [state for state, _ in elsewhere.values()] == ["cached", "cached", "run"]
+    assert elsewhere["score"][1] == "tracking unset -> http://127.0.0.1:5000"
