@@ -12,7 +12,9 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "inf" if value > 0 else "-inf" if value < 0 else "nan"
     size = abs(value)
-    if size and (size >= 1e6 or size < 1e-3):
+    if not size:
+        return "0"  # never "-0"
+    if size >= 1e6 or size < 1e-3:
         return f"{value:.3g}"
     if size >= 10000:
         return f"{value / 1000:.4g}k"

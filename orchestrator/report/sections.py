@@ -211,10 +211,9 @@ def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
     made = Section(
         stage, f"Evaluation: {stage}", note=f"{facts.get('num_samples', '?')} samples, seed {facts.get('seed', '?')}"
     )
-    columns = [
-        {"name": name, "numeric": name == "value"} for name in ("metric", "score", "value", "better", "protocol")
-    ]
-    rows = [row for metric, score in facts["scores"].items() for row in _score_rows(metric, score)]
+    names = ("metric", "score", "value", "better", "further values", "protocol")
+    columns = [{"name": name, "numeric": name == "value"} for name in names]
+    rows = [{"marked": False, "cells": _score(metric, score)} for metric, score in facts["scores"].items()]
     made.blocks.append({"kind": "table", "sortable": False, "columns": columns, "rows": rows})
     images = _images(artifact, store)
     if images:
@@ -222,26 +221,28 @@ def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
     return made
 
 
-def _score_rows(metric: str, score: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """A row for each value, the primary one first and marked; the protocol stands beside it."""
-    primary, values = score.get("primary"), score["values"]
-    directions = {**score.get("directions", {}), primary: score.get("direction")}
-    protocol = ", ".join(f"{name} {text_of(value)}" for name, value in score["protocol"].items())
-    better = {"minimize": "lower", "maximize": "higher"}
-    for position, name in enumerate(sorted(values, key=lambda name: (name != primary, list(values).index(name)))):
-        first, last = (metric, protocol) if position == 0 else ("", "")
-        cells = [
-            _cell(first),
-            _cell(name),
-            _cell(values[name]),
-            _cell(better.get(directions.get(name) or "", "")),
-            _cell(last),
-        ]
-        yield {"marked": name == primary, "cells": cells}
+def _score(metric: str, score: Mapping[str, Any]) -> list[Cell]:
+    """A metric's row: its primary value and what is better, the other values, and how all were measured."""
+    values, primary = dict(score["values"]), score.get("primary")
+    main = values.pop(primary, score.get("value"))
+    better = {"minimize": "lower", "maximize": "higher"}.get(score.get("direction", ""), "")
+    further = ", ".join(f"{name} {text_of(value)}" for name, value in values.items())
+    protocol = ", ".join(f"{name} {text_of(value)}" for name, value in score["protocol"].items() if name != "metric")
+    return [_cell(one) for one in (metric, primary, main, better, further, protocol)]
 
 
 def _registration(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
-    return Section(stage, f"Registry: {stage}", blocks=[{"kind": "facts", "facts": _pairs(artifact.metadata)}])
+    shown = (
+        "model",
+        "version",
+        "alias",
+        "promoted",
+        "reason",
+        "artifact",
+        "tracking_uri",
+    )  # `reason` sums up the findings
+    facts = {name: artifact.metadata[name] for name in shown if artifact.metadata.get(name) is not None}
+    return Section(stage, f"Registry: {stage}", blocks=[{"kind": "facts", "facts": _pairs(facts)}])
 
 
 def _images(artifact: Artifact, store: ArtifactStore) -> list[dict[str, Any]]:

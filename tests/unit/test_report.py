@@ -254,7 +254,15 @@ def test_durations(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.5, "0.5"), (2e-4, "0.0002"), (2e-5, "2e-05"), (12345.0, "12.35k"), (float("nan"), "nan")],
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (0.5, "0.5"),
+        (2e-4, "0.0002"),
+        (2e-5, "2e-05"),
+        (12345.0, "12.35k"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_numbers(value: float, text: str) -> None:
     assert units.number(value) == text
