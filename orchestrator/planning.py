@@ -261,6 +261,7 @@ class Desk:
             packages=_packages(step, foresight),
             gpus=step.scale.gpus_per_worker > 0,
             outside=self._fingerprint(step),
+            tracking=_where(self.spec) if step.tracks else None,
         )
 
     def _fingerprint(self, step: Step) -> dict[str, Any]:
