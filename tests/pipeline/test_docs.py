@@ -19,7 +19,9 @@ PLUGIN = re.compile(
     r"^`((?:trainers|orchestrator)/(\w+)/(\w+)\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MISTAKE = re.compile(r"^```yaml\n(version: 1\n[^`]*?)^```\n[^`]*?^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MISTAKE = re.compile(
+    r"^```yaml\n(version: 1\n(?:(?!^```).)*?)^```\n(?:(?!^```).)*?^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 RUN = """
 import json, sys
@@ -111,7 +113,7 @@ def test_an_example_is_listed(overlay: Path, example: Example) -> None:
 def test_a_spec_of_all_examples_is_valid_and_a_wrong_parameter_is_told(overlay: Path) -> None:
     done = in_overlay(overlay, *orchestrate("validate", "spiral.yaml"))
     assert done.returncode == 0, done.stderr
-    changed = "stages.train.with.hacks=[{drift: {wieght: 1}}]"
+    changed = "stages.train.with.hacks=[{drift: {weights: 1}}]"
     done = in_overlay(overlay, *orchestrate("validate", "spiral.yaml", "--set", changed))
     assert done.returncode == 2
     assert "did you mean 'weight'?" in done.stderr
