@@ -27,13 +27,15 @@ def ingredients(
     packages: Iterable[str],
     gpus: bool,
     outside: Mapping[str, Any] | None = None,
+    tracking: str | None = None,
 ) -> Ingredients:
     """Everything a key covers, as JSON.
 
     `params` with defaults filled in; `inputs` artifact digests by port; `source` digests of first-party modules;
     `packages` distribution names, whose installed versions are looked up; `outside` fingerprints of data that no
-    artifact holds.
+    artifact holds; `tracking` where MLflow is, for a stage whose result stands there ("" for the storage's own database).
     """
+    where = {} if tracking is None else {"tracking": tracking}
     return {
         "stage": uses,
         "version": version,
@@ -44,6 +46,7 @@ def ingredients(
         "packages": {name: installed(name) for name in packages},
         "gpus": gpus,
         "outside": dict(outside or {}),
+        **where,
     }
 
 
