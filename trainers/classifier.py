@@ -46,7 +46,7 @@ def _convolutional(of: Architecture) -> nn.Sequential:
     channels, resolution = of.size[0], min(of.size[1:])
     layers: list[nn.Module] = []
     width, wide = channels, of.width
-    while resolution > 64:  # large images: halve at once, cheaply
+    while resolution > 16:  # halved at once: at full size every layer is dear
         layers += _block(width, wide, stride=2)
         width, resolution = wide, (resolution + 1) // 2
     layers += _block(width, wide, stride=1)

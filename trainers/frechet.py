@@ -2,9 +2,10 @@
 
     d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
-The last trace is the sum of the square roots of the eigenvalues of L' S2 L, where S1 = L L' is the pivoted Cholesky
-factor of the side of lower rank. Against scipy's sqrtm this is faster (the matrix is rank x rank, and symmetric), and it
-keeps its digits where covariances are singular: fewer samples than dimensions, dead features, collapsed generators.
+Each covariance is kept as a root R (rank x D) with R' R = S: by pivoted Cholesky, or, for fewer samples than dimensions,
+straight from the centred samples, so that nothing D x D is ever made. The last trace is the sum of the singular values of
+R1 R2'. Against scipy's sqrtm this is faster, and it keeps its digits where covariances are singular: few samples, dead
+features, collapsed generators.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ Floats = NDArray[np.floating[Any]]
 Array = NDArray[np.float64]
 
 
+SMALL = 512  # up to here singular values are computed as such; above, as roots of eigenvalues, twice as fast
+
+
 class Moments(NamedTuple):
-    """`mean` (D,) and unbiased `covariance` (D, D) of features, float64."""
+    """`mean` (D,) and a root (rank, D) of the unbiased covariance, root' root, of features, float64."""
 
     mean: Array
-    covariance: Array
+    root: Array
+
+    @property
+    def variance(self) -> float:
+        """Trace of the covariance."""
+        return float((self.root * self.root).sum())
 
 
 def moments(features: Floats) -> Moments:
@@ -33,30 +42,48 @@ def moments(features: Floats) -> Moments:
     if not np.isfinite(x).all():
         raise ValueError("features hold NaN or infinity")
     mean = x.mean(axis=0)
-    centred = x - mean
-    return Moments(mean, centred.T @ centred / (len(x) - 1))
+    centred = (x - mean) / np.sqrt(len(x) - 1)
+    return Moments(mean, _reflected(centred) if len(x) <= x.shape[1] else root(centred.T @ centred))
 
 
-def factor(covariance: Array) -> Array:
-    """L (D, rank) with L L' = covariance, by Cholesky with pivoting (LAPACK dpstrf)."""
+def root(covariance: Array) -> Array:
+    """R (rank, D) with R' R = covariance, by Cholesky with pivoting (LAPACK dpstrf)."""
     from scipy.linalg.lapack import dpstrf
 
     packed, pivots, rank, info = dpstrf(covariance, lower=1)
     if info < 0:
         raise ValueError(f"dpstrf: argument {-info} is illegal")
-    lower = np.empty((len(covariance), rank))
-    lower[pivots - 1] = np.tril(packed)[:, :rank]
-    return lower
+    found = np.empty((rank, len(covariance)))
+    found[:, pivots - 1] = np.tril(packed)[:, :rank].T
+    return found
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet distance of two Gaussians, >= 0 (what the literature reports as FID)."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared")
-    left, right = factor(a.covariance), factor(b.covariance)
-    lower, other = (left, b.covariance) if left.shape[1] <= right.shape[1] else (right, a.covariance)
-    eigenvalues = np.linalg.eigvalsh(lower.T @ other @ lower)
-    cross = np.sqrt(eigenvalues.clip(min=0)).sum()
     difference = a.mean - b.mean
-    distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross
+    distance = difference @ difference + a.variance + b.variance - 2 * _nuclear_norm(a.root @ b.root.T)
     return max(float(distance), 0.0)
+
+
+def _reflected(centred: Array) -> Array:
+    """Rows (n - 1, D) with the covariance of centred rows (n, D).
+
+    Householder's reflection of (1, …, 1) to the first axis leaves nothing in the first row: their sum is 0.
+    """
+    n = len(centred)
+    normal = np.full(n, 1 / np.sqrt(n))
+    normal[0] -= 1
+    normal /= np.linalg.norm(normal)
+    return np.asarray(centred - 2 * np.outer(normal, normal @ centred))[1:]
+
+
+def _nuclear_norm(matrix: Array) -> float:
+    """Sum of the singular values."""
+    if min(matrix.shape, default=0) == 0:
+        return 0.0
+    if min(matrix.shape) <= SMALL:
+        return float(np.linalg.svd(matrix, compute_uv=False).sum())
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return float(np.sqrt(np.linalg.eigvalsh(gram).clip(min=0)).sum())

@@ -139,7 +139,7 @@ class Reference:
         name = split or self.split
         count = self.count(name)
         size = len(self._split(name)) if count else 0
-        return np.arange(count, dtype=np.int64) * size // max(count, 1)
+        return spread(np.arange(size, dtype=np.int64), count)
 
     def samples(self, split: str | None = None, rows: Array | None = None) -> Array:
         """Real samples (count, …), or those of `rows` (positions among them) alone."""
@@ -192,6 +192,12 @@ class Reference:
 def embed(space: Space, samples: Array) -> Array:
     """Features of any number of samples, `BLOCK` at a time."""
     return np.concatenate([space.embed(samples[rows.start : rows.stop]) for rows in blocks(len(samples))])
+
+
+def spread(rows: Array, at_most: int) -> Array:
+    """All rows, or `at_most` of them, evenly spread over their order."""
+    n = len(rows)
+    return rows if n <= at_most else rows[np.arange(at_most, dtype=np.int64) * n // at_most]
 
 
 def blocks(n: int, size: int = BLOCK) -> Iterator[range]:

@@ -107,13 +107,13 @@ def offers(dataset: Facts, features: bool, model: Facts) -> set[str] | frozenset
     return found | ({"features"} if features else set())
 
 
-def suiting(offered: set[str] | frozenset[str]) -> tuple[str, ...]:
+def suiting(offered: set[str] | frozenset[str]) -> tuple[Any, ...]:
     """Metrics for data that offers this."""
     if "mixture" in offered and "points" in offered:
         return ("mode_coverage", "frechet_distance")
     if "points" in offered or "features" in offered:
         return ("frechet_distance", "precision_recall", "nearest_neighbors")
-    return ("nearest_neighbors",)
+    return ({"precision_recall": {"space": "raw"}}, "nearest_neighbors")
 
 
 def _check(entry: Any, position: int, offered: set[str] | frozenset[str]) -> list[Complaint]:
@@ -164,7 +164,7 @@ def _wording(name: str, need: str, offered: set[str] | frozenset[str]) -> tuple[
         "mixture": ("a mixture whose modes are known", "this data set has none"),
     }
     what, why = words.get(need, (need, ""))
-    return f"metric {name} needs {what}", why, f"suitable: {', '.join(suiting(offered))}"
+    return f"metric {name} needs {what}", why, f"suitable: {', '.join(map(_name, suiting(offered)))}"
 
 
 def _doubled(metrics: tuple[Any, ...]) -> list[Complaint]:

@@ -16,7 +16,7 @@ from tests.real import patterns
 from trainers import inception, plugins
 from trainers.data import Prepared
 from trainers.inception import Inception, UnavailableError, weights_file
-from trainers.metric import Reference
+from trainers.metric import Reference, file_digest
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
 
@@ -83,7 +83,7 @@ def test_grey_images_are_three_equal_channels(weights: Path) -> None:
 
 def test_the_protocol_names_the_weights(weights: Path) -> None:
     protocol = Inception.of(weights).protocol()
-    assert protocol["weights"] == inception.file_digest(weights)
+    assert protocol["weights"] == file_digest(weights)
     assert "TensorFlow" in protocol["resize"]
 
 

@@ -80,7 +80,7 @@ def test_a_split_without_samples_is_refused() -> None:
     ("dataset", "features", "expected"),
     [
         (RING, None, ["mode_coverage", "frechet_distance"]),
-        (STRIPES, None, ["nearest_neighbors"]),
+        (STRIPES, None, ["precision_recall", "nearest_neighbors"]),
         (STRIPES, {}, ["frechet_distance", "precision_recall", "nearest_neighbors", "class_confidence"]),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_perfect_sampler_reaches_the_ceiling_and_no_more(mixture: Mixture, mod
 
 def test_a_sampler_collapsed_to_one_point_is_seen_through() -> None:
     """It beats the ceiling of quality; the other figures tell."""
-    found = covered(ring(), np.tile(np.float32([[1, 0]]), (1000, 1)))
+    found = covered(ring(), np.tile(np.array([[1, 0]], np.float32), (1000, 1)))
     assert found["high_quality"] == 1 > found["high_quality_ceiling"]
     assert found["modes_captured"] == found["modes_strict"] == 1
     assert found["reverse_kl"] == pytest.approx(np.log(8))
@@ -286,7 +286,7 @@ def test_the_figure_shows_each_sample_beside_its_neighbours() -> None:
 def test_confidence_is_that_of_the_classifier() -> None:
     reference = Reference(images(), classifier=classifier_file())
     only = patterns(400, 5)
-    found = values("class_confidence", reference, only.x[only.label == 2])  # type: ignore[index]
+    found = values("class_confidence", reference, only.x[only.label == 2])
     assert found["share/2"] > 0.95
     assert found["smallest_share"] == 0
     assert found["class_entropy"] < 0.3

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from trainers.metric import Metric, State
+from trainers.metric import Metric, State, spread
 
 Floats = NDArray[np.float64]
 
@@ -127,10 +127,10 @@ def transport(points: Floats, real: Floats, assigned: int = 1000) -> dict[str, f
     """`sliced_w1`, `w1` and `w1_real` (see the class) between points (n, D) and real (m, D)."""
     values = {"sliced_w1": sliced_w1(points, real)}
     n = min(assigned, len(points), len(real))
-    values["w1"] = assignment_w1(_spread(points, n), _spread(real, n))
+    values["w1"] = assignment_w1(spread(points, n), spread(real, n))
     half = min(assigned, len(real) // 2)
     if half == n:
-        values["w1_real"] = assignment_w1(_spread(real[::2], n), _spread(real[1::2], n))
+        values["w1_real"] = assignment_w1(spread(real[::2], n), spread(real[1::2], n))
     return values
 
 
@@ -157,11 +157,6 @@ def assignment_w1(a: Floats, b: Floats) -> float:
 
     lengths = cdist(a, b)
     return float(lengths[linear_sum_assignment(lengths)].mean())
-
-
-def _spread(points: Floats, n: int) -> Floats:
-    """n of the points, evenly spread over their order."""
-    return points[np.arange(n) * len(points) // n]
 
 
 def _chi_square(x: float, degrees: int) -> float:

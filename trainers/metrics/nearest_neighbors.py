@@ -9,9 +9,11 @@ import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from trainers.metric import Array, Metric, Raw, Reference, Space, State
-from trainers.neighbors import nearest, radii
+from trainers.metric import Array, Metric, Raw, Reference, Space, State, spread
+from trainers.neighbors import nearest
 from trainers.pictures import enlarge, grid, png
+
+UNSEEN = 2000  # real samples that generated ones are held against, where there are more
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class NearestNeighbors(Metric):
 
     def _unseen(self, reference: Reference, space: Space, training: Array) -> NDArray[np.float64]:
         if reference.count("test"):
-            return nearest(reference.features(space, "test"), training)[0][:, 0]
-        return radii(training, 1)
+            return nearest(spread(reference.features(space, "test"), UNSEEN), training)[0][:, 0]
+        return nearest(spread(training, UNSEEN), training, 2)[0][:, 1]  # the nearest one is the sample itself
 
     def figures(self, state: State) -> dict[str, bytes]:
         """Rows of one generated image (left, apart) and its nearest training images."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Interval
 
-from trainers.metric import Array, Metric, Raw, Reference, Space, State
+from trainers.metric import Array, Metric, Raw, Reference, Space, State, spread
 from trainers.neighbors import distances, radii
 
 
@@ -39,6 +39,8 @@ class PrecisionRecall(Metric):
     "Where to measure: raw samples, or the features of the features stage; auto: classifier for images, raw for points."
     k: Annotated[int, Interval(ge=1, le=100)] = 3
     "Neighbour whose distance is the radius of a ball."
+    at_most: Annotated[int, Interval(ge=10)] = 10_000
+    "Samples of each side, evenly spread, where there are more: time and memory grow with their square."
 
     def spaces(self, reference: Reference) -> tuple[Space, ...]:
         name = self.space
@@ -54,7 +56,8 @@ class PrecisionRecall(Metric):
         return {"features": reference.embed(self.spaces(reference)[0], batch)}
 
     def compute(self, state: State) -> dict[str, float]:
-        fake, real = state.gather("features"), state.real.features(self.spaces(state.real)[0])
+        fake = spread(state.gather("features"), self.at_most)
+        real = spread(state.real.features(self.spaces(state.real)[0]), self.at_most)
         real_radii, fake_radii = radii(real, self.k), radii(fake, self.k)
         inside, balls = 0, 0  # generated samples inside the real manifold; (sample, ball) pairs
         covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
@@ -74,4 +77,4 @@ class PrecisionRecall(Metric):
         }
 
     def settings(self) -> dict[str, Any]:
-        return {"k": self.k}
+        return {"k": self.k, "at_most": self.at_most}
