@@ -59,6 +59,13 @@ class Files(ABC):
     def create(self, path: str, data: bytes) -> bool:
         """Create exclusively: of many callers one gets True. Repeating a call with the same bytes is also True."""
 
+    def add(self, path: str, data: bytes | Path) -> bool:
+        """Create unless present, whole or not at all; False when it was there. For content that its path names."""
+        if self.exists(path):
+            return False
+        self.write(path, data)
+        return True
+
     @abstractmethod
     def size(self, path: str) -> int | None:
         """Bytes, None when absent."""
@@ -121,6 +128,12 @@ class LocalFiles(Files):
             _seen("written", path)
 
     def create(self, path: str, data: bytes) -> bool:
+        return self._link(path, data) or self.read(path) == data
+
+    def add(self, path: str, data: bytes | Path) -> bool:
+        return self._link(path, data)
+
+    def _link(self, path: str, data: bytes | Path) -> bool:
         with _told(self.url, "write"):
             _seen("create", path)
             temporary = self._temporary(data)
@@ -128,7 +141,7 @@ class LocalFiles(Files):
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                return self.read(path) == data
+                return False
             finally:
                 temporary.unlink()
             _sync(target.parent)

@@ -117,6 +117,25 @@ def test_deleted_truncated_and_touched_files_miss(tmp_path: Path) -> None:
     assert store.lacks(artifact.digest) == "lacks a"
 
 
+def test_equal_artifacts_put_at_the_same_moment_are_whole(tmp_path: Path) -> None:
+    for n in range(10):
+        barrier = threading.Barrier(4)
+        digests: list[str] = []
+
+        def put(n: int = n, barrier: threading.Barrier = barrier, digests: list[str] = digests) -> None:
+            store = ArtifactStore(str(tmp_path))
+            barrier.wait()
+            digests.append(store.put("model", {"a": f"same {n}".encode()}).digest)
+
+        threads = [threading.Thread(target=put) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(digests) == 4
+        assert ArtifactStore(str(tmp_path)).lacks(digests[0]) == ""
+
+
 def test_a_damaged_manifest_is_absent(tmp_path: Path) -> None:
     store, artifact, _, told = local_store(tmp_path)
     manifest = tmp_path / manifest_path(artifact.digest)
