@@ -60,7 +60,9 @@ def offered(description: plugins.Description, params: Mapping[str, Any]) -> set[
 
 def by_side(side: str, words: Iterable[str]) -> set[str]:
     """A backbone's offers on one side: "weights" -> "critic.weights"; "generator.batch_norm" is of that side alone."""
-    return {word if "." in word else f"{side}.{word}" for word in words if "." not in word or word.startswith(f"{side}.")}
+    return {
+        word if "." in word else f"{side}.{word}" for word in words if "." not in word or word.startswith(f"{side}.")
+    }
 
 
 def data_offers(shape: Mapping[str, Any]) -> set[str]:
@@ -111,15 +113,25 @@ def _fits(
         if alternatives & offers or (shape is None and alternatives & data_words):
             continue
         wanted = " or ".join(WORDS.get(word, f"`{word}`") for word in sorted(alternatives))
-        why = "neither the data, the variant nor its backbones offer it" if with_ else "the data and backbones do not offer it"
-        hint = f"leave {title.split()[-1]} out, or choose what offers it" if with_ else "choose other data or another variant"
+        why = (
+            "neither the data, the variant nor its backbones offer it"
+            if with_
+            else "the data and backbones do not offer it"
+        )
+        hint = (
+            f"leave {title.rsplit(maxsplit=1)[-1]} out, or choose what offers it"
+            if with_
+            else "choose other data or another variant"
+        )
         yield Misfit(subject, "incompatible", f"{title} cannot be used{against}: it needs {wanted}", why, hint)
     for word in sorted(set(description.attributes.get("forbids", ())) & offers):
         named = WORDS.get(word, f"`{word}`")
-        hint = f"leave {title.split()[-1]} out"
+        hint = f"leave {title.rsplit(maxsplit=1)[-1]} out"
         if "batch_norm" in word:
             hint = f"set the norm of the {word.split('.')[0]}'s backbone to layer or none"
-        yield Misfit(subject, "incompatible", f"{title} cannot be used{against}: it does not work with {named}", "", hint)
+        yield Misfit(
+            subject, "incompatible", f"{title} cannot be used{against}: it does not work with {named}", "", hint
+        )
 
 
 def _sizes(side: str, backbone: Choice, shape: Mapping[str, Any]) -> Iterable[Misfit]:

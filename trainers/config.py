@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
@@ -89,7 +89,8 @@ class TrainConfig:
             "hacks": {hack.name: dict(hack.params) for hack in self.hacks},
             "backbone": {"generator": self.generator.to_json(), "critic": self.critic.to_json()},
             "optimizers": {
-                role: {**asdict(optimizer), "betas": list(optimizer.betas)} for role, optimizer in self.optimizers.items()
+                role: {**asdict(optimizer), "betas": list(optimizer.betas)}
+                for role, optimizer in self.optimizers.items()
             },
             **asdict(self.settings),
         }
@@ -130,14 +131,22 @@ def choices(value: object) -> list[tuple[Path, Choice]]:
     if isinstance(value, Mapping):
         return [((name,), choice({name: params})) for name, params in value.items()]
     if isinstance(value, list | tuple):
-        return [((i, c.name) if isinstance(item, Mapping) else (i,), c) for i, item in enumerate(value) for c in [choice(item)]]
+        return [
+            ((i, c.name) if isinstance(item, Mapping) else (i,), c)
+            for i, item in enumerate(value)
+            for c in [choice(item)]
+        ]
     raise ValueError(f"must be a list of hacks, or a mapping from hack to parameters, not {show(value)}")
 
 
 def _sides(value: object) -> dict[str, tuple[Path, Choice]]:
     """The backbone for each side, with its path; a single one serves both."""
     if isinstance(value, Mapping) and value and set(value) <= set(SIDES):
-        return {side: ((side, c.name) if isinstance(item, Mapping) else (side,), c) for side, item in value.items() for c in [choice(item)]}
+        return {
+            side: ((side, c.name) if isinstance(item, Mapping) else (side,), c)
+            for side, item in value.items()
+            for c in [choice(item)]
+        }
     one = choice(value)
     path: Path = (one.name,) if isinstance(value, Mapping) else ()
     return dict.fromkeys(SIDES, (path, one))
@@ -179,17 +188,22 @@ def _check_plugins(user: Mapping[str, Any]) -> list[Fault]:
         except ValueError as error:
             faults.append(Fault((key,), "wrong-type", f"`{key}` {error}"))
             continue
-        for path, one in dict((str(item), item) for item in found).values():
+        for path, one in {str(item): item for item in found}.values():
             faults += plugins.check(kind, one.name, one.params, (key, *path))
         names = [one.name for _, one in found]
         if key == "hacks":
-            faults += [Fault((key,), "duplicate", f"hack {n} is listed twice") for n in {n for n in names if names.count(n) > 1}]
+            faults += [
+                Fault((key,), "duplicate", f"hack {n} is listed twice")
+                for n in {n for n in names if names.count(n) > 1}
+            ]
     return faults
 
 
 def _check_optimizers(value: object) -> list[Fault]:
     if not isinstance(value, Mapping):
-        return [Fault(("optimizers",), "wrong-type", f"`optimizers` must map a role to its optimizer, not {show(value)}")]
+        return [
+            Fault(("optimizers",), "wrong-type", f"`optimizers` must map a role to its optimizer, not {show(value)}")
+        ]
     faults = []
     for role, given in value.items():
         path: Path = ("optimizers", role)
@@ -213,7 +227,12 @@ def _check_roles(user: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Faul
     variant = _variant(user, facts)
     offers = plugins.describe("variants", variant.name).attributes.get("offers", frozenset())
     return [
-        Fault(("optimizers", role), "no-effect", f"variant {variant.name} has no {role}", "this optimizer would do nothing")
+        Fault(
+            ("optimizers", role),
+            "no-effect",
+            f"variant {variant.name} has no {role}",
+            "this optimizer would do nothing",
+        )
         for role in user.get("optimizers", {})
         if role not in offers
     ]
@@ -256,7 +275,9 @@ def _backbones(user: Mapping[str, Any], defaults: Mapping[str, Any], facts: Mapp
         }
     if "backbone" in user:
         for side, (_, one) in _sides(user["backbone"]).items():
-            own = chosen[side].params if chosen[side].name == one.name else {}  # what the variant wants of this backbone
+            own = (
+                chosen[side].params if chosen[side].name == one.name else {}
+            )  # what the variant wants of this backbone
             chosen[side] = Choice(one.name, {**own, **one.params})
     return {side: _complete("backbones", one) for side, one in chosen.items()}
 
@@ -276,7 +297,11 @@ def resolve(user: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None, 
     backbones = _backbones(user, defaults, facts)
     return TrainConfig(
         _complete("variants", variant),
-        tuple(sorted(hacks, key=lambda hack: (plugins.describe("hacks", hack.name).attributes.get("order", 50), hack.name))),
+        tuple(
+            sorted(
+                hacks, key=lambda hack: (plugins.describe("hacks", hack.name).attributes.get("order", 50), hack.name)
+            )
+        ),
         backbones["generator"],
         backbones["critic"],
         {role: _optimizer(role, user, defaults) for role in ROLES if role in attributes.get("offers", ())},
@@ -324,10 +349,17 @@ def assign(user: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     if not rest:
         return {**user, key: value}
     if key == "hacks":
-        return {**user, key: _assign_chosen({c.name: dict(c.params) for _, c in choices(user.get(key, []))}, rest, value)}
+        return {
+            **user,
+            key: _assign_chosen({c.name: dict(c.params) for _, c in choices(user.get(key, []))}, rest, value),
+        }
     if key in ("variant", "backbone") and rest[0] not in SIDES:
         one = choice(user[key]) if key in user else Choice("", {})
-        return {**user, key: _assign_chosen({one.name: dict(one.params)}, rest, value)} if one.name == rest[0] else dict(user)
+        return (
+            {**user, key: _assign_chosen({one.name: dict(one.params)}, rest, value)}
+            if one.name == rest[0]
+            else dict(user)
+        )
     inner = user.get(key, {})
     return {**user, key: assign(inner if isinstance(inner, Mapping) else {inner: {}}, ".".join(rest), value)}
 

@@ -100,7 +100,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     label: Tensor | None
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     other: Batch | None = None
 
 
@@ -214,7 +214,9 @@ class Variant(ABC):
     forbids: ClassVar[frozenset[str]] = frozenset()
     coupled: ClassVar[bool] = False
     differentiates: ClassVar[frozenset[str]] = frozenset()  # like a hack's
-    given: ClassVar[str] = "nothing"  # what `sample` takes: "nothing", "labels" or "images" (source images to translate)
+    given: ClassVar[str] = (
+        "nothing"  # what `sample` takes: "nothing", "labels" or "images" (source images to translate)
+    )
     defaults: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod

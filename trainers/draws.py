@@ -43,9 +43,7 @@ class Draws:
 
     def normal(self, key: tuple[Any, ...], rows: range, shape: tuple[int, ...]) -> Tensor:
         """Standard normal (len(rows), *shape)."""
-        return self._rows(
-            key, rows, lambda: torch.randn(BLOCK, *shape, generator=self._generator, dtype=self.dtype)
-        )
+        return self._rows(key, rows, lambda: torch.randn(BLOCK, *shape, generator=self._generator, dtype=self.dtype))
 
     def uniform(self, key: tuple[Any, ...], rows: range, shape: tuple[int, ...]) -> Tensor:
         """Uniform on [0, 1), (len(rows), *shape)."""

@@ -111,15 +111,15 @@ class Generator:
         samples = self.sample(n, **options).numpy()
         return to_uint8(samples) if self.shape.kind == "image" else samples
 
-    def _check(self, n: int, labels: object, source: Tensor | None, truncation: float | None) -> None:
+    def _check(self, n: int, labels: Any, source: Tensor | None, truncation: float | None) -> None:
         if n < 0:
             raise ValueError(f"n must not be negative, not {n}")
         if labels is not None and not self.num_labels:
             raise ValueError("this model is not conditional: it takes no labels")
-        if labels is not None and len(labels) != n:  # type: ignore[arg-type]
+        if labels is not None and len(labels) != n:
             raise ValueError(f"{n} samples need {n} labels")
         if labels is not None:
-            known, told = self.num_labels, torch.as_tensor(labels)  # type: ignore[call-overload]
+            known, told = self.num_labels, torch.as_tensor(labels)
             if len(told) and not 0 <= int(told.min()) <= int(told.max()) < known:
                 raise ValueError(f"labels must be from 0 to {known - 1}")
         if (source is not None) != (self.given == "images"):
@@ -258,9 +258,13 @@ def load_generator(files: Mapping[str, Path] | Path, *, device: torch.device | s
     shape = DataShape.from_json(stored["shape"])
     facts = {"shape": stored["shape"]}
     game = Game(configuration.resolve(stored["config"], facts=facts), shape, stored["seed"], device=device)
-    missing, unexpected = game.nets.load_state_dict(load_file(files["model.safetensors"], device=str(device)), strict=False)
+    missing, unexpected = game.nets.load_state_dict(
+        load_file(files["model.safetensors"], device=str(device)), strict=False
+    )
     if missing or unexpected:
-        raise ValueError(f"the weights do not fit their configuration: {len(missing)} missing, {len(unexpected)} unknown")
+        raise ValueError(
+            f"the weights do not fit their configuration: {len(missing)} missing, {len(unexpected)} unknown"
+        )
     return Generator.of(game)
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Play:
     """One phase of one step, on one slice of the batch.
 
-    `nets`: the networks. `shape`: of one sample. `phase`: the phase being computed (None outside of training). `step`: completed steps before this
-    one. `progress`: a scalar tensor, `step / total_steps`. `judged`: every critic call so far in this phase, in order.
-    `rows`: the global rows of the batch that this worker or microbatch holds, as `range(first, last)`.
+    `nets`: the networks. `shape`: of one sample. `phase`: the phase being computed (None outside of training). `step`:
+    completed steps before this one. `progress`: a scalar tensor, `step / total_steps`. `judged`: every critic call so far in
+    this phase, in order. `rows`: the global rows of the batch that this worker or microbatch holds, as `range(first, last)`.
     """
 
     def __init__(
@@ -112,8 +112,9 @@ class Play:
 
     def _differentiates(self, real: bool) -> bool:
         side = "real" if real else "fake"
-        wanting = (*self.hacks, self.variant) if self.variant else self.hacks
-        return any(side in one.differentiates for one in wanting)
+        if self.variant is not None and side in self.variant.differentiates:
+            return True
+        return any(side in hack.differentiates for hack in self.hacks)
 
     def critic(self, critic: str, entry: Entry) -> Score:
         """The critic's answer to exactly this entry: no hack, no record (gradient penalties)."""

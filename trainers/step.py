@@ -65,12 +65,13 @@ class Game:
     def _place(self) -> None:
         self.nets.to(self.device, self.dtype)
         if any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in self.nets.modules()):
-            self.nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.nets.to(memory_format=torch.channels_last)
         self.workers.broadcast([*self.nets.parameters(), *self.nets.buffers()])
 
     def _hacked(self, act: Act) -> Act:
         phases = []
-        for phase in act.phases:
+        for plain in act.phases:
+            phase = plain
             for hack in self.hacks:
                 phase = hack.phase(phase, act.phases)
             phases.append(phase)

@@ -24,7 +24,9 @@ def test_the_canonical_form_is_a_user_form() -> None:
 
 def test_the_order_of_hacks_does_not_matter() -> None:
     a = config.resolve({"variant": "gan", "hacks": ["spectral_norm", "ema", "label_smoothing"]}, facts=GREY32)
-    b = config.resolve({"variant": "gan", "hacks": {"label_smoothing": {}, "ema": None, "spectral_norm": {}}}, facts=GREY32)
+    b = config.resolve(
+        {"variant": "gan", "hacks": {"label_smoothing": {}, "ema": None, "spectral_norm": {}}}, facts=GREY32
+    )
     assert a == b
 
 
@@ -49,7 +51,13 @@ def test_points_get_perceptrons() -> None:
         ({"hacks": ["emma"]}, GREY32, ("hacks", 0), "unknown-hack", "did you mean 'ema'?"),
         ({"hacks": ["ema", "ema"]}, GREY32, ("hacks",), "duplicate", "twice"),
         ({"optimizers": {"discriminator": {}}}, GREY32, ("optimizers", "discriminator"), "unknown-role", "critic"),
-        ({"optimizers": {"critic": {"lr": -1}}}, GREY32, ("optimizers", "critic", "lr"), "out-of-range", "greater than 0"),
+        (
+            {"optimizers": {"critic": {"lr": -1}}},
+            GREY32,
+            ("optimizers", "critic", "lr"),
+            "out-of-range",
+            "greater than 0",
+        ),
         ({"optimizers": {"autoencoder": {"lr": 1}}}, GREY32, ("optimizers", "autoencoder"), "no-effect", "dcgan"),
         ({"batch_size": "many"}, GREY32, ("batch_size",), "wrong-type", "integer"),
         ({"backbone": "dcgan"}, POINTS, ("backbone",), "backbone-kind", "mlp"),

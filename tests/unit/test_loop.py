@@ -40,13 +40,27 @@ class Folder:
 def resolved(shape: Any, **user: Any) -> config.TrainConfig:
     small = {"mlp": {"width": 16}} if shape.kind == "points" else {"dcgan": {"width": 4}}
     return config.resolve(
-        {"total_steps": 12, "batch_size": 8, "log_every": 4, "sample_every": 6, "checkpoint_every": 3, "backbone": small}
+        {
+            "total_steps": 12,
+            "batch_size": 8,
+            "log_every": 4,
+            "sample_every": 6,
+            "checkpoint_every": 3,
+            "backbone": small,
+        }
         | user,
         facts={"shape": shape.to_json()},
     )
 
 
-ALL_HACKS = ["ema", "label_smoothing", "instance_noise", "feature_matching", "minibatch_discrimination", "spectral_norm"]
+ALL_HACKS = [
+    "ema",
+    "label_smoothing",
+    "instance_noise",
+    "feature_matching",
+    "minibatch_discrimination",
+    "spectral_norm",
+]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +98,7 @@ def test_dropping_any_state_changes_the_outcome(tmp_path: Path) -> None:
     settings = resolved(POINTS, variant="gan")
     folder = Folder(tmp_path)
     loop.fit(settings, SyntheticData(POINTS), seed=0, checkpoints=folder)
-    step, files = folder.latest() or (0, {})
+    _step, files = folder.latest() or (0, {})
     tensors = load_file(files["state.safetensors"])
     for name in tensors:
         damaged = tmp_path.parent / "damaged.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
@@ -45,7 +46,7 @@ class DCGAN(Backbone):
 
     def _downs(self, channels: list[int], of: DataShape) -> list[nn.Module]:
         layers: list[nn.Module] = [nn.Conv2d(of.channels, channels[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for outer, inner in zip(channels, channels[1:], strict=False):
+        for outer, inner in pairwise(channels):
             layers += [nn.Conv2d(outer, inner, 4, 2, 1, bias=self.norm == "none")]
             layers += [norm_2d(self.norm, inner), nn.LeakyReLU(0.2)]
         return layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 from annotated_types import Gt
 from torch import Tensor
 
@@ -34,7 +35,8 @@ class FeatureMatching(Hack):
             return losses
         fakes = [judged for judged in play.judged if not judged.real]
         kept = {name: term for name, term in losses.items() if not (self.replace and name.startswith("adversarial"))}
-        return {**kept, "feature_matching": self.weight * sum(self._distance(fake, batch, play) for fake in fakes)}
+        distances = [self._distance(fake, batch, play) for fake in fakes]
+        return {**kept, "feature_matching": self.weight * torch.stack(distances).sum(0)}
 
     def _distance(self, fake: Judged, batch: Batch, play: Play) -> Tensor:
         """Mean squared difference of mean features, (..., 1)."""

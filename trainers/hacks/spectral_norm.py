@@ -30,7 +30,7 @@ class SpectralNorm(Hack):
 
     def networks(self, parts: dict[str, Part], shape: DataShape) -> dict[str, Part]:
         for part in parts.values():
-            if self.side == "both" or part.role == self.side:
+            if self.side in ("both", part.role):
                 for module in part.module.modules():
                     if isinstance(module, LAYERS):
                         parametrizations.spectral_norm(module, n_power_iterations=self.iterations)
