@@ -44,5 +44,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) -e '.[dev,s3,fid,k8s,postgres]'
+	$(INSTALL) -e '.[dev,fid,k8s,services]'
 	touch $@ $(VENV)/.installed
