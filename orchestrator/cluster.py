@@ -24,7 +24,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Unavailable
 from orchestrator.stage import Complaint, Scale
 
-TIMEOUT_S = 20.0  # to reach an explicit cluster, and for it to be large enough
+TIMEOUT_S = 18.0  # to reach an explicit cluster, and for it to be large enough
 PROBE_S = 5.0
 PORTS = {"ray": 10001, "gcs": 6379}
 SETTINGS = {  # told to Ray by environment only; what the user set wins
@@ -268,11 +268,13 @@ def _configure(local: bool) -> None:
 
 
 def _token() -> bool:
-    return any(key in os.environ for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    """Whether there is a token to show; a cluster that asks for none does not mind it."""
+    told = any(key in os.environ for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return told or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _token_hint() -> str:
-    return "" if _token() else "a cluster with token authentication needs RAY_AUTH_TOKEN"
+    return "is the token the cluster's own?" if _token() else "a cluster with token authentication needs RAY_AUTH_TOKEN"
 
 
 def _protect_token() -> None:
