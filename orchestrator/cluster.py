@@ -11,6 +11,7 @@ import ctypes
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -170,8 +171,11 @@ class Cluster:
         total = ray.cluster_resources()
         return Resources(total.get("CPU", 0), total.get("GPU", 0))
 
-    def check(self, scale: Scale) -> None:
-        """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time."""
+    def check(self, scale: Scale, storage: Path | None = None) -> None:
+        """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time.
+
+        `storage` is a directory that every node must see.
+        """
         if self.disabled:
             return
         if complaint := check_local(scale, self.address):
@@ -187,6 +191,8 @@ class Cluster:
                     hint=f"room for {_room(scale)} of them: lower `scale`, or let the cluster grow",
                 )
             time.sleep(0.5)
+        if storage is not None and not self.local:
+            _check_shared(storage, self.timeout_s)
 
     # --- starting and joining ------------------------------------------------------------------------------------
 
@@ -309,6 +315,33 @@ def _room(scale: Scale) -> int:
 def _fits(resources: Mapping[str, float], scale: Scale) -> int:
     wanted = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
     return min((int(resources.get(key, 0) / n + 1e-9) for key, n in wanted.items() if n > 0), default=scale.num_workers)
+
+
+def _check_shared(storage: Path, timeout_s: float) -> None:
+    """Raise Unavailable where a node does not see a directory of this machine."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = storage / f"tmp/shared-{secrets.token_hex(8)}"  # a file: an empty directory of that name proves nothing
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    path = str(probe)
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0)(lambda: os.path.exists(path))
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("Alive")}
+        asked = {
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one, soft=False)).remote(): one
+            for one in nodes
+        }
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        blind = [nodes[asked[answer]] for answer in ready if not ray.get(answer)]
+    finally:
+        probe.unlink()
+    if blind:
+        raise Unavailable(
+            f"storage {storage} is a directory of this machine, which node {blind[0]} of the cluster does not see",
+            hint="use a storage that all share, like s3://bucket/runs, or a shared file system",
+        )
 
 
 def _warm(cpus: int) -> None:

@@ -30,7 +30,7 @@ Check = Callable[[Mapping[str, Any]], Sequence[Fault]]
 Placed = tuple[Point, tuple[tuple[str, Path], ...]]  # a point, and where in the space its values stand
 Checked = tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]  # and what is wrong with it
 
-MOST_COMBINATIONS = 512  # checked one by one when planning; of more, as many are drawn
+MOST_COMBINATIONS = 256  # checked one by one when planning; of more, as many are drawn
 MOST_TRIES = 1000  # draws for one trial, before the space counts as exhausted
 PLUGIN_KEYS = ("variant", "hacks", "backbone")
 SIDES = ("generator", "critic")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.board import Event, Pen, pin_up
 from orchestrator.checkpoints import StoredCheckpoints
-from orchestrator.errors import Interrupted, Unavailable
+from orchestrator.errors import BadInput, Interrupted, Unavailable
 from orchestrator.search import Conductor, Outcome, Segment
 from orchestrator.space import Space, flat
 from orchestrator.stage import Context, Scale
@@ -236,6 +236,11 @@ def run(
 
     Raises Interrupted once asked to stop, with every running trial saved.
     """
+    if context.scale.num_workers != 1:
+        raise BadInput(
+            "a search gives each trial one worker",
+            hint="set its scale.num_workers to 1; scale.max_concurrent says how many trials run at once",
+        )
     try:
         if context.cluster.disabled:
             _run_here(conductor, task, space, context, ledger)
@@ -257,8 +262,8 @@ def _run_here(conductor: Conductor, task: Task, space: Space, context: Context, 
 def _run_on_ray(
     conductor: Conductor, task: Task, space: Space, context: Context, ledger: Ledger, max_concurrent: int | None
 ) -> None:
-    each = replace(context.scale, num_workers=1)
-    context.cluster.check(each)
+    each = context.scale
+    context.cluster.check(each, context.store.files.local)
     have = context.cluster.resources()
     room = int(
         min(have.cpus / each.cpus_per_worker, have.gpus / each.gpus_per_worker if each.gpus_per_worker else math.inf)

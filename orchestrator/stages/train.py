@@ -144,7 +144,7 @@ def _fit(job: Job, context: Context) -> dict[str, Any]:
         if context.cluster.disabled:
             made = run_here(train, job, hear=listener, stopping=context.stopping)
         else:
-            context.cluster.check(context.scale)
+            context.cluster.check(context.scale, context.store.files.local)
             made = run_group(
                 train,
                 job,

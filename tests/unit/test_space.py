@@ -227,7 +227,7 @@ def test_a_large_space_is_examined_by_drawing() -> None:
     )
     examined = space.examine()
     assert not examined.faults
-    assert "more than 512 combinations" in examined.notes[0]
+    assert "more than 256 combinations" in examined.notes[0]
 
 
 def test_draws_of_neighbouring_trials_are_unlike() -> None:
