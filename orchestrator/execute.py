@@ -317,15 +317,15 @@ class Execution:
 
     def _run(self, planned: PlannedStep, sealed: Sealed, record: StageRecord) -> None:
         """Attempts until one succeeds or the policy gives up."""
-        step = planned.step
-        record.state, record.reason, record.run = "running", planned.reason, self.run_id
+        step, reason = planned.step, self.desk.reason(planned, sealed)
+        record.state, record.reason, record.run = "running", reason, self.run_id
         count = 0
         while True:
             count += 1
             record.attempts, record.started = count, time.time()
             self.diary.save()
-            self.listener.stage_started(events.StageStarted(step.id, planned.reason, count))
-            self.diary.event("stage_started", {"stage": step.id, "reason": planned.reason, "attempt": count})
+            self.listener.stage_started(events.StageStarted(step.id, reason, count))
+            self.diary.event("stage_started", {"stage": step.id, "reason": reason, "attempt": count})
             try:
                 outputs = self._attempt(step, sealed)
                 break

@@ -169,6 +169,13 @@ class Desk:
                     return entry, artifacts, ""
         return None, {}, why
 
+    def reason(self, planned: PlannedStep, sealed: Sealed) -> str:
+        """Why a step runs, now that its inputs are known; what was planned stands where they were known then."""
+        if planned.forced or planned.sealed is not None:
+            return planned.reason
+        last = self.log.state().commits.get(planned.step.id)
+        return self._why(planned.step, sealed.ingredients, _entry(last) if last else None)
+
     def plan(self, step: Step, done: Mapping[str, PlannedStep], *, forced: bool) -> PlannedStep:
         """What would happen to a step, after those before it."""
         state = self.log.state()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report import charts
-from orchestrator.units import duration, number
+from orchestrator.units import number
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
@@ -94,7 +94,6 @@ class _Trial:
     score: float | None
     scores: list[tuple[float, float]]  # (step, score) at each rung
     steps: int
-    seconds: float
     status: str
     error: str
 
@@ -107,7 +106,6 @@ class _Trial:
             stored["score"],
             scores,
             stored["steps"],
-            stored["seconds"],
             stored["status"],
             stored["error"] or "",
         )
@@ -145,11 +143,11 @@ def _trial_table(trials: Sequence[_Trial], metric: str, best: int | None) -> Blo
     names = _varied(trials)
     columns = [{"name": "trial", "numeric": True}, {"name": metric, "numeric": True}]
     columns += [{"name": name, "numeric": _numeric(trial.params.get(name) for trial in trials)} for name in names]
-    columns += [{"name": name, "numeric": name != "status"} for name in ("steps", "time", "status")]
+    columns += [{"name": name, "numeric": name != "status"} for name in ("steps", "status")]
     rows = []
     for index, trial in enumerate(trials):
         cells = [_cell(trial.number), _cell(trial.score), *(_cell(trial.params.get(name)) for name in names)]
-        cells += [_cell(trial.steps), Cell(duration(trial.seconds), str(trial.seconds))]
+        cells += [_cell(trial.steps)]
         cells.append(_cell(f"{trial.status}: {trial.error}" if trial.error else trial.status))
         rows.append({"marked": index == best, "cells": cells})
     return {"kind": "table", "sortable": True, "columns": columns, "rows": rows}

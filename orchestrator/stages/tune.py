@@ -240,7 +240,6 @@ def described(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
         "steps": trial.steps,
         "score": trial.score,
         "scores": {str(step): score for step, score in sorted(trial.scores.items())},
-        "seconds": round(trial.seconds, 3),
         "error": trial.error,
     }
 

@@ -101,7 +101,9 @@ def test_a_champion_without_the_score_is_not_beaten() -> None:
 
 def test_unlike_names_every_difference() -> None:
     assert unlike({"a": 1, "b": 2}, {"a": 1, "b": 2}) == ""
-    assert unlike({"a": 1, "b": 2}, {"a": 2, "c": 3}) == "a: 1 here, 2 there, b: 2 here, none there, c: none here, 3 there"
+    assert (
+        unlike({"a": 1, "b": 2}, {"a": 2, "c": 3}) == "a: 1 here, 2 there, b: 2 here, none there, c: none here, 3 there"
+    )
 
 
 def complaints(require: Any, computed: Any = None) -> dict[str, str]:

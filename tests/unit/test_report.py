@@ -38,7 +38,6 @@ def fabricate(store: ArtifactStore, *, status: str = "succeeded") -> str:
             "score": score,
             "scores": {"5": score + 1, "10": score} if score else {},
             "steps": 10,
-            "seconds": 1.5,
             "status": "finished" if score else "diverged",
             "error": None if score else f"NotFinite {EVIL}",
         }
