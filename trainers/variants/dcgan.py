@@ -19,7 +19,9 @@ class DCGAN(TwoPlayers):
     Deviation: z is normal by default, not uniform; `latent: uniform` is the paper's.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"}
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",

@@ -20,7 +20,9 @@ class GAN(TwoPlayers):
     D minimises -log D(x) - log(1 - D(G(z))). G minimises -log D(G(z)) (non_saturating) or log(1 - D(G(z))) (minimax).
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"}
+    )
     defaults: ClassVar[dict[str, Any]] = {"backbone": "mlp"}
 
     loss: Literal["non_saturating", "minimax"] = "non_saturating"

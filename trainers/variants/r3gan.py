@@ -23,7 +23,9 @@ class R3GAN(TwoPlayers):
     are the `resnet` backbone's business; any backbone without batch normalisation in the critic will do.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "plain_latent", "logits", "r1"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"generator", "critic", "latent", "real_entry", "plain_latent", "logits", "r1"}
+    )
     forbids: ClassVar[frozenset[str]] = frozenset({"critic.batch_norm"})
     differentiates: ClassVar[frozenset[str]] = frozenset({"real", "fake"})
     critic_name: ClassVar[str] = "critic"

@@ -22,7 +22,9 @@ class WGANGP(TwoPlayers):
     fake inputs as the critic saw them. Batch normalisation in the critic is refused: the penalty is one for each sample.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "plain_latent", "logits"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"generator", "critic", "latent", "real_entry", "plain_latent", "logits"}
+    )
     forbids: ClassVar[frozenset[str]] = frozenset({"critic.batch_norm"})
     critic_name: ClassVar[str] = "critic"
     defaults: ClassVar[dict[str, Any]] = {
