@@ -14,7 +14,7 @@ import click
 from orchestrator.cli import options
 from orchestrator.errors import OrchestratorError, Unavailable
 
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "scipy", "numpy", "pydantic", "fsspec", "optuna")
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "scipy", "numpy", "pyyaml", "fsspec", "optuna")
 ENOUGH_DISK_GIB = 5
 ENOUGH_MEMORY_GIB = 4
 
