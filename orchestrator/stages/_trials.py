@@ -205,9 +205,7 @@ class Ledger:
         self._context.checkpoints.save(self._saved, {"outcomes.json": json.dumps(lines).encode()})
         self._steps[segment.index] = max(self._steps.get(segment.index, 0), segment.until)
         if outcome.score is not None:
-            self._child(segment.index).metrics(
-                {"score": outcome.score, "seconds": outcome.seconds}, step=segment.until
-            )
+            self._child(segment.index).metrics({"score": outcome.score, "seconds": outcome.seconds}, step=segment.until)
         else:
             self._context.progress.say(f"trial {segment.index} {outcome.status}: {outcome.error}")
 
