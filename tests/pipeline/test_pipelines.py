@@ -16,7 +16,7 @@ from orchestrator.spec import load
 ROOT = Path(__file__).parents[2]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
 CASES = [(path, profile) for path in PIPELINES for profile in (None, *load(path, problems=[]).profiles)]
-HEADER = re.compile(r"(?:^#.*\n)+")
+HEADER = re.compile(r"(?:#.*\n)+")
 HEAVY = "{'torch', 'torchvision', 'ray', 'mlflow', 'sklearn', 'matplotlib'}"
 
 

@@ -28,6 +28,7 @@ from orchestrator.registry import KEY_TAG, connect
 from orchestrator.stage import Context
 from orchestrator.stages.register import Register
 from orchestrator.tracking import Tracker, spool_directory, sync
+from tests.services.postgresql import postgresql, programs
 from tests.stand import context
 from trainers import config
 from trainers.core import DataShape
@@ -40,8 +41,8 @@ pytestmark = pytest.mark.services
 class Server:
     """An `mlflow server` of its own on loopback, with its data in a directory: stopped and started at will."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, database: str) -> None:
+        self.root, self.database = root, database
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -52,7 +53,7 @@ class Server:
         env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         where = [
             "--backend-store-uri",
-            f"sqlite:///{self.root}/server.db",
+            self.database,
             "--artifacts-destination",
             f"{self.root}/files",
         ]
@@ -83,10 +84,15 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    one = Server(tmp_path_factory.mktemp("server"))
-    one.start()
-    yield one
-    one.stop()
+    """A server on PostgreSQL."""
+    bin_ = programs()
+    if bin_ is None:
+        pytest.skip("needs PostgreSQL (Debian package postgresql)")
+    with postgresql(bin_) as database:
+        one = Server(tmp_path_factory.mktemp("server"), database)
+        one.start()
+        yield one
+        one.stop()
 
 
 class Forgetful:
@@ -208,7 +214,7 @@ def test_the_same_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
 
 
 def test_an_outage_costs_no_time_and_no_data(tmp_path: Path) -> None:
-    away = Server(tmp_path)
+    away = Server(tmp_path, f"sqlite:///{tmp_path}/server.db")
     told: list[str] = []
     run = Tracker.open(str(tmp_path), away.uri, notice=told.append).start_run("ring8", "ring8-1")
     stage = run.child("train")
@@ -238,7 +244,7 @@ def test_an_outage_costs_no_time_and_no_data(tmp_path: Path) -> None:
 
 
 def test_a_server_that_comes_back_gets_everything_while_the_run_goes_on(tmp_path: Path) -> None:
-    here = Server(tmp_path)
+    here = Server(tmp_path, f"sqlite:///{tmp_path}/server.db")
     here.start()
     try:
         told: list[str] = []

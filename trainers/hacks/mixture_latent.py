@@ -55,4 +55,5 @@ class Mixture(nn.Module):
     def component(self, z: Tensor) -> Tensor:
         """The component of each latent, uniform for a standard normal first coordinate: int64 (..., B)."""
         count = len(self.mean)
-        return (torch.special.ndtr(z[..., 0]) * count).long().clamp(0, count - 1)
+        k: Tensor = torch.special.ndtr(z[..., 0]) * count
+        return k.long().clamp(0, count - 1)
