@@ -267,7 +267,8 @@ def _complete(kind: str, one: Choice) -> Choice:
 
 
 def _backbones(user: Mapping[str, Any], defaults: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Choice]:
-    chosen = {side: one for side, (_, one) in _sides(defaults.get("backbone", "mlp")).items()}
+    wanted = {side: one for side, (_, one) in _sides(defaults.get("backbone", "mlp")).items()}
+    chosen = dict(wanted)
     if _is_points(facts):  # a default that cannot make points gives way; what the user chose never does
         chosen = {
             side: one if "points" in plugins.describe("backbones", one.name).attributes["sizes"] else Choice("mlp", {})
@@ -275,9 +276,8 @@ def _backbones(user: Mapping[str, Any], defaults: Mapping[str, Any], facts: Mapp
         }
     if "backbone" in user:
         for side, (_, one) in _sides(user["backbone"]).items():
-            own = (
-                chosen[side].params if chosen[side].name == one.name else {}
-            )  # what the variant wants of this backbone
+            # What the variant wants of this very backbone stays, under what the user sets.
+            own = wanted[side].params if wanted[side].name == one.name else {}
             chosen[side] = Choice(one.name, {**own, **one.params})
     return {side: _complete("backbones", one) for side, one in chosen.items()}
 

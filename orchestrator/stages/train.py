@@ -92,7 +92,7 @@ class Train(Stage):
             )
         if complaints:
             return Foresight({"model": known}, complaints)
-        resolved = config.resolve(user, facts=dataset)
+        resolved = config.resolve(user, facts=dataset, checked=True)
         if is_open:
             return Foresight({"model": known}, plugins=resolved.plugins() if "variant" in self.given else ())
         metadata = {**known, "config": resolved.to_json(), "step": resolved.settings.total_steps}

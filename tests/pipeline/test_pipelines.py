@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
+from orchestrator.errors import SpecError
 from orchestrator.spec import load
 
 ROOT = Path(__file__).parents[2]
@@ -62,3 +63,23 @@ def test_planning_all_of_them_imports_nothing_heavy(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "given", "told"),
+    [
+        ("dcgan", "stages.data.with.image_size=30", "30x30"),
+        ("dcgan", "stages.train.with.hacks=[no_such_hack]", "no_such_hack"),
+        ("dcgan", "stages.train.with.variant=wgan_gb", "did you mean 'wgan_gp'"),
+        ("dcgan", "stages.train.with.batch_sizes=8", "did you mean 'batch_size'"),
+        ("ring8", "stages.train.with.backbone=dcgan", "these do: mlp"),
+        ("ring8", "stages.train.with.hacks=[label_smoothing]", "label_smoothing cannot be used"),
+        ("ring8", "stages.evaluate.with.metrics=[fid]", "fid"),
+        ("ring8", "stages.data.with.dataset=rnig8", "did you mean 'ring8'"),
+    ],
+)
+def test_a_mistake_is_told_when_planning(pipeline: str, given: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as found:
+        orchestrator.plan(ROOT / "pipelines" / f"{pipeline}.yaml", sets=[given], storage=str(tmp_path / "runs"))
+    assert told in str(found.value)
+    assert all(problem.id and problem.what for problem in found.value.problems)

@@ -39,7 +39,7 @@ def postgresql(bin_: Path) -> Iterator[str]:
     options = f"-k {root} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
         call(str(bin_ / "pg_ctl"), "-D", str(data), "-l", str(root / "log"), "-o", options, "-w", "start")
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run(
             [*as_user, str(bin_ / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"],
