@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIPELINE ?= pipelines/dcgan.yaml
+PROOF ?= small
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format install dev clean
+.PHONY: help run test proofs lint format install dev clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -16,6 +17,9 @@ run: $(VENV)/.installed  ## Install when needed, then run the pipeline: make run
 
 test: $(VENV)/.installed-dev  ## Install when needed, then run the tests: make test ARGS="tests/unit -x"
 	$(BIN)/python -m pytest $(ARGS)
+
+proofs: $(VENV)/.installed-dev  ## Run the long proofs: make proofs PROOF=full
+	ORCHESTRATOR_PROOF=$(PROOF) $(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check style, types, import rules and spelling
 	$(BIN)/ruff check .
