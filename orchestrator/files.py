@@ -28,11 +28,13 @@ FIRST_CONTACT_S = 8.0
 RETRY_WAITS_S = (0.2, 1.0)
 SWEEP_AFTER_S = 86_400.0  # no write takes a day
 
-# Called before and after every operation that changes the store: fault tests end the process here.
+# Called around every operation that changes the store (each system call that leaves something behind has its own call):
+# fault tests end the process here.
 observe: Callable[[str, str], None] | None = None
 
 
-def _seen(operation: str, path: str) -> None:
+def seen(operation: str, path: str) -> None:
+    """Tell whoever observes that this is done next to this path. Everything that writes under a storage root calls it."""
     if observe is not None:
         observe(operation, path)
 
@@ -119,13 +121,14 @@ class LocalFiles(Files):
 
     def write(self, path: str, data: bytes | Path) -> None:
         with _told(self.url, "write"):
-            _seen("write", path)
+            seen("write", path)
             temporary = self._temporary(data)
             target = self._ready(path)
-            _seen("rename", path)
+            seen("rename", path)
             os.replace(temporary, target)
+            seen("sync", path)
             _sync(target.parent)
-            _seen("written", path)
+            seen("written", path)
 
     def create(self, path: str, data: bytes) -> bool:
         return self._link(path, data) or self.read(path) == data
@@ -135,17 +138,20 @@ class LocalFiles(Files):
 
     def _link(self, path: str, data: bytes | Path) -> bool:
         with _told(self.url, "write"):
-            _seen("create", path)
+            seen("create", path)
             temporary = self._temporary(data)
             target = self._ready(path)
             try:
+                seen("link", path)
                 os.link(temporary, target)
             except FileExistsError:
                 return False
             finally:
+                seen("unlink", path)
                 temporary.unlink()
+            seen("sync", path)
             _sync(target.parent)
-            _seen("created", path)
+            seen("created", path)
             return True
 
     def size(self, path: str) -> int | None:
@@ -171,17 +177,24 @@ class LocalFiles(Files):
 
     def rename(self, source: str, target: str) -> None:
         with _told(self.url, "rename"):
-            _seen("rename", source)
+            seen("rename", source)
             os.replace(self.path(source), self._ready(target))
+            seen("renamed", source)
 
     def remove(self, path: str) -> None:
         with _told(self.url, "remove"):
-            _seen("remove", path)
             target = self.path(path)
             if target.is_dir() and not target.is_symlink():
+                for file in sorted(target.rglob("*")):
+                    if file.is_symlink() or not file.is_dir():
+                        seen("remove", str(file.relative_to(self.root)))
+                        file.unlink(missing_ok=True)
+                seen("remove", path)
                 shutil.rmtree(target, ignore_errors=True)
             else:
+                seen("remove", path)
                 target.unlink(missing_ok=True)
+            seen("removed", path)
 
     def fetch(self, path: str, target: Path) -> None:
         with _told(self.url, "read"):
@@ -197,14 +210,17 @@ class LocalFiles(Files):
     def _temporary(self, data: bytes | Path) -> Path:
         """The content in a synced file of its own, in the same root (so on the same filesystem)."""
         temporary = self._ready(f"tmp/{os.getpid()}-{secrets.token_hex(8)}")
+        seen("open", "tmp")
         try:
             with open(temporary, "wb") as out:
+                seen("fill", "tmp")
                 if isinstance(data, Path):
                     with open(data, "rb") as source:
                         shutil.copyfileobj(source, out, CHUNK)
                 else:
                     out.write(data)
                 out.flush()
+                seen("flush", "tmp")
                 os.fsync(out.fileno())
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -220,9 +236,11 @@ class LocalFiles(Files):
         if folder not in self._made or not target.parent.is_dir():
             missing = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
             try:
+                seen("mkdir", folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
                 raise Unavailable(f"storage {self.url} is not a directory") from None
+            seen("sync", folder)
             for made in missing:
                 _sync(made.parent)
             self._made.add(folder)
@@ -264,12 +282,12 @@ class RemoteFiles(Files):
         return bytes(self._call("read", lambda: self._fs.cat_file(self._path(path))))
 
     def write(self, path: str, data: bytes | Path) -> None:
-        _seen("write", path)
+        seen("write", path)
         try:
             self._call("write", lambda: self._put(self._path(path), data))
         except FileNotFoundError as error:  # no bucket
             raise self._unavailable("write", error) from None
-        _seen("written", path)
+        seen("written", path)
 
     def _put(self, path: str, data: bytes | Path) -> None:
         if not getattr(self._fs, "async_impl", False):
@@ -280,14 +298,14 @@ class RemoteFiles(Files):
             self._fs.pipe_file(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
-        _seen("create", path)
+        seen("create", path)
         try:
             done = self._call("write", lambda: self._create(self._path(path), data))
         except FileNotFoundError as error:
             raise self._unavailable("write", error) from None
         if not done:  # a reply may have been lost after our own put: then the bytes are ours
             done = self.read(path) == data
-        _seen("created", path)
+        seen("created", path)
         return done
 
     def size(self, path: str) -> int | None:
@@ -304,11 +322,11 @@ class RemoteFiles(Files):
         return sorted(name for name in (str(p).rstrip("/").rsplit("/", 1)[-1] for p in found) if name)
 
     def rename(self, source: str, target: str) -> None:
-        _seen("rename", source)
+        seen("rename", source)
         self._call("rename", lambda: self._fs.mv(self._path(source), self._path(target)))
 
     def remove(self, path: str) -> None:
-        _seen("remove", path)
+        seen("remove", path)
         with contextlib.suppress(FileNotFoundError):
             self._call("remove", lambda: self._fs.rm(self._path(path), recursive=True))
 
