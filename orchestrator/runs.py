@@ -14,13 +14,14 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import Artifact, ArtifactStore, canonical
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Unavailable
 from orchestrator.files import scratch_cache
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 RUN_ID = re.compile(r"[a-z][a-z0-9_]{0,39}-\d{8}-\d{6}-[0-9a-f]{4}")
 REPORT = "report.html"
+UPLOAD_EVERY_S = 5.0  # logs to a remote storage, for those who follow them there
 
 
 def new_id(pipeline: str) -> str:
@@ -53,6 +55,9 @@ class StageRecord:
     attempts: int = 0
     error: str = ""
     kind: str = ""  # kind of the failure
+    lineage: str = ""  # whose checkpoints it went on from and left behind
+    size: int = 0  # bytes of the outputs
+    worked: float = 0.0  # units of progress that `seconds` were spent on: less than all where it went on from a checkpoint
 
 
 @dataclass
@@ -61,7 +66,7 @@ class RunRecord:
 
     run_id: str
     pipeline: str
-    status: str = "running"  # running | succeeded | failed | interrupted | refused | diverged
+    status: str = "running"  # running | succeeded | failed | interrupted | cancelled | refused | diverged
     exit_code: int | None = None
     error: str = ""
     started: float = 0.0
@@ -144,8 +149,7 @@ class Run:
             text = self.store.files.read(f"{self.folder}/events.jsonl").decode()
         except FileNotFoundError:
             return []
-        lines = text.split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        return [event for line in text.split("\n") if (event := parsed(line)) is not None]
 
     def log(self, stage: str) -> str:
         """A stage's log, "" when it has none."""
@@ -171,6 +175,15 @@ class Run:
         return load(self.store, self.run_id)
 
 
+def parsed(line: str) -> dict[str, Any] | None:
+    """An event of a line of events.jsonl; None for a line that a crash or a full disk cut off."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("time"), float) and "event" in event else None
+
+
 def place(store: ArtifactStore, path: str) -> str:
     """A stored file as a user would open it."""
     local = store.files.local
@@ -181,7 +194,7 @@ def read(store: ArtifactStore, run_id: str) -> Run:
     """One run. Raises BadInput for an unknown one."""
     if RUN_ID.fullmatch(run_id):
         try:
-            return Run(store, RunRecord.from_json(json.loads(store.files.read(f"runs/{run_id}/run.json"))))
+            return Run(store, _record(store, run_id))
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError):
@@ -198,21 +211,36 @@ def ids(store: ArtifactStore, pipeline: str | None = None) -> list[str]:
     return sorted(chosen, key=lambda name: name.split("-", 1)[1], reverse=True)
 
 
+def records(store: ArtifactStore, pipeline: str | None = None) -> Iterator[Run]:
+    """Every run with a record, newest first. A folder without one (killed while it began, or being removed) is none."""
+    for run_id in ids(store, pipeline):
+        try:
+            yield Run(store, _record(store, run_id))
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError):
+            store.told(f"the record of run {run_id} is damaged and passed over")
+
+
 def recent(store: ArtifactStore, pipeline: str | None = None, *, limit: int = 20) -> list[Run]:
     """The newest runs, newest first."""
-    return [read(store, run_id) for run_id in ids(store, pipeline)[:limit]]
+    return list(islice(records(store, pipeline), limit))
 
 
 def latest(store: ArtifactStore, pipeline: str | None = None) -> Run:
     """The newest run. Raises BadInput when there is none."""
-    found = ids(store, pipeline)
-    if not found:
+    found = next(records(store, pipeline), None)
+    if found is None:
         raise BadInput(f"there is no run {f'of {pipeline} ' if pipeline else ''}in {store.url}")
-    return read(store, found[0])
+    return found
+
+
+def _record(store: ArtifactStore, run_id: str) -> RunRecord:
+    return RunRecord.from_json(json.loads(store.files.read(f"runs/{run_id}/run.json")))
 
 
 class Diary:
-    """Writes a run's record, events and logs. Events and logs of a remote storage are uploaded now and then."""
+    """Writes a run's record, events and logs. Those of a remote storage are uploaded every few seconds."""
 
     def __init__(self, store: ArtifactStore, record: RunRecord) -> None:
         self.store = store
@@ -222,6 +250,11 @@ class Diary:
         self.remote = local is None
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._uploading = threading.Lock()
+        self._uploaded: dict[str, int] = {}  # name -> size when last stored
+        self._end = threading.Event()
+        if self.remote:
+            threading.Thread(target=self._keep, daemon=True, name="diary").start()
 
     def save(self) -> None:
         """Store the record as it stands, and what was appended since in a remote storage."""
@@ -229,23 +262,22 @@ class Diary:
             body = canonical(self.record.to_json())
         self.store.files.write(f"runs/{self.record.run_id}/run.json", body)
         if self.remote:
-            for path in (self.folder / "events.jsonl", *sorted((self.folder / "logs").iterdir())):
-                if path.exists():
-                    name = path.relative_to(self.folder).as_posix()
-                    self.store.files.write(f"runs/{self.record.run_id}/{name}", path)
+            self._upload()
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         line = json.dumps({"time": time.time(), "event": kind, **fields}, default=str)
         self._append("events.jsonl", line)
 
     def log(self, stage: str, text: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        now = time.time()
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
         self._append(f"logs/{stage}.log", f"{stamp} {text}")
 
     def log_place(self, stage: str) -> str:
         return place(self.store, f"runs/{self.record.run_id}/logs/{stage}.log")
 
     def close(self) -> None:
+        self._end.set()
         self.save()
         if self.remote:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -255,10 +287,38 @@ class Diary:
         with suppress(OSError), self._lock, open(self.folder / name, "a", encoding="utf-8") as out:
             out.write(line + "\n")
 
+    def _upload(self) -> None:
+        with self._uploading:
+            for path in (self.folder / "events.jsonl", *sorted((self.folder / "logs").iterdir())):
+                name = path.relative_to(self.folder).as_posix()
+                size = path.stat().st_size if path.exists() else 0
+                if size != self._uploaded.get(name, 0):
+                    self.store.files.write(f"runs/{self.record.run_id}/{name}", path)
+                    self._uploaded[name] = size
+
+    def _keep(self) -> None:
+        while not self._end.wait(UPLOAD_EVERY_S):
+            # A storage that is away is met, and told, by the next commit; the folder goes when the run ends.
+            with suppress(Unavailable, OSError):
+                self._upload()
+
 
 def _known(cls: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
     """The fields this version knows."""
     return {name: item for name, item in value.items() if name in cls.__dataclass_fields__}
 
 
-__all__ = ["Diary", "Run", "RunRecord", "StageRecord", "ids", "latest", "new_id", "place", "read", "recent"]
+__all__ = [
+    "Diary",
+    "Run",
+    "RunRecord",
+    "StageRecord",
+    "ids",
+    "latest",
+    "new_id",
+    "parsed",
+    "place",
+    "read",
+    "recent",
+    "records",
+]
