@@ -4,66 +4,39 @@
     pipelines/<name>/head.json           a folded copy of the log up to some n, so that reading stays fast; never needed
     pipelines/<name>/beat/<epoch>.json   a counter that the holder moves while it lives
 
-A lease is an `acquire` entry; each has a higher epoch than the one before. A holder that was taken over (fenced) finds
-a foreign `acquire` in the slot it wants, so its late commit is refused without any compare-and-set.
+A lease is an `acquire` entry, and its epoch is the number of that entry. A holder that was taken over (fenced) finds a
+foreign `acquire` in the slot it wants, so its late commit is refused without any compare-and-set.
+
+An entry that cannot be read may have been an `acquire`. Whoever did not write it is in doubt from there on: a holder
+that meets one stops committing, and the next run takes over only when neither the last known holder nor one that such
+an entry may have named is alive. A later entry by a holder ends the doubt, since holders in doubt write nothing.
+
+No clock is compared anywhere: a counter moves while somebody looks, or it does not.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import canonical, digest_json, warn
-from orchestrator.errors import Busy, Unavailable
+from orchestrator.errors import Busy, OrchestratorError, Unavailable
 from orchestrator.files import Files
+from orchestrator.owner import Owner
 
-BEAT_S = 2.0  # the holder moves its counter this often
+BEAT_S = 0.5  # the holder moves its counter this often, so that who asks is told within 2 s
 STALE_S = 20.0  # a holder elsewhere whose counter stands still for this long is dead
+RELEASE_S = 5.0  # how long the end of a run waits for a storage that hangs
+LOOK_S = 0.1  # between two looks at a holder
+TOLD_EVERY_S = 30.0  # who waits is told so this often
 FOLD_EVERY = 64  # entries between two folded copies
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process: where it runs, and what tells it from a later process with the same id."""
-
-    run: str
-    epoch: int
-    host: str
-    boot: str  # boot id and pid namespace: within one of them, a process id and start time name a process
-    pid: int
-    started: float
-    user: str
-    since: float
-
-    @classmethod
-    def here(cls, run: str, epoch: int) -> Owner:
-        pid = os.getpid()
-        return cls(run, epoch, socket.gethostname(), _boot(), pid, _process_start(pid) or 0.0, _user(), time.time())
-
-    @property
-    def here_too(self) -> bool:
-        """Whether this process can see the owner's process table."""
-        return self.boot == _boot() and self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool:
-        """Only meaningful where `here_too`."""
-        return _process_start(self.pid) == self.started
-
-    def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"run {self.run} (process {self.pid} of {self.user} on {self.host}, since {since})"
+READS = 4  # of an entry that seems damaged: the reading itself may have failed
 
 
 @dataclass
@@ -71,23 +44,28 @@ class State:
     """What all entries up to `n` add up to."""
 
     n: int = 0
-    epoch: int = 0
     lease: Owner | None = None
+    doubts: tuple[int, ...] = ()  # unreadable entries since somebody was last known to hold the pipeline
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> its last commit (or cached use)
     counts: dict[str, int] = field(default_factory=dict)  # key -> how often it was computed
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # key -> how it failed for good
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)  # run -> status, exit code
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)  # run -> status, exit code, number of its first entry
     cancelled: tuple[str, ...] = ()
 
     def fold(self, entry: Mapping[str, Any]) -> None:
         """Take one entry in. Entries of a fenced owner cannot exist; unknown types are for later versions."""
         self.n = entry["n"]
         kind = entry["type"]
+        if kind == "damaged":
+            self.doubts = (*self.doubts, self.n)
+            return
         if kind == "acquire":
-            self.lease = Owner(**entry["owner"])
-            self.epoch = self.lease.epoch
-            self.runs[self.lease.run] = {"status": "running", "started": entry["time"]}
-        elif kind == "commit":
+            self._hand_over(Owner.from_json(entry["owner"]), entry["time"])
+        elif "epoch" in entry:  # by a holder, who knew what stands before it
+            if entry["epoch"] in self.doubts:
+                self._hand_over(Owner.unseen(entry["run"], entry["epoch"]), entry["time"])
+            self.doubts = ()
+        if kind == "commit":
             self.commits[entry["stage"]] = dict(entry["commit"])
             key = entry["commit"]["key"]
             self.counts[key] = self.counts.get(key, 0) + 1
@@ -102,13 +80,25 @@ class State:
             self.runs[entry["run"]] = {**self.runs.get(entry["run"], {}), **entry["result"]}
             self.lease = None
 
+    def _hand_over(self, owner: Owner, when: float) -> None:
+        if self.lease is not None and self.lease.run in self.runs:
+            self.runs[self.lease.run]["status"] = "lost"  # it never said how it ended
+        self.lease, self.doubts = owner, ()
+        self.runs[owner.run] = {"status": "running", "started": when, "n": self.n}
+
+    def held(self, epoch: int) -> bool:
+        """Whether the owner of that epoch certainly holds the pipeline."""
+        return self.lease is not None and self.lease.epoch == epoch and not self.doubts
+
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "cancelled": list(self.cancelled)}
+        return {**asdict(self), "cancelled": list(self.cancelled), "doubts": list(self.doubts)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> State:
-        lease = Owner(**value["lease"]) if value["lease"] else None
-        return cls(**{**value, "lease": lease, "cancelled": tuple(value["cancelled"])})
+        """Raises KeyError, TypeError for anything else."""
+        lease = Owner.from_json(value["lease"]) if value["lease"] else None
+        tuples = {name: tuple(value[name]) for name in ("cancelled", "doubts")}
+        return cls(**{**value, "lease": lease, **tuples})
 
 
 class Log:
@@ -120,107 +110,192 @@ class Log:
         self.folder = f"pipelines/{pipeline}"
         self.told: Callable[[str], None] = warn
         self._state = State()
-        self._lock = threading.RLock()
+        self._damaged: set[int] = set()  # entries that this process could not read
+        self.lock = threading.RLock()
 
     def state(self) -> State:
         """The state now. Shared and live: read it, do not change it."""
-        with self._lock:
+        with self.lock:
             if self._state.n == 0:
                 self._state = self._folded()
-            while (entry := self._entry(self._state.n + 1)) is not None:
-                self._state.fold(entry)
-            return self._state
+            return self._caught_up(self._state)
 
     def append(self, kind: str, fields: Mapping[str, Any], *, epoch: int | None = None) -> bool:
         """Add one entry in the next slot.
 
-        With `epoch`, raises Busy once another owner holds the pipeline. Without it the slot is tried once; False when
-        somebody else took it.
+        With `epoch`, raises Busy once another owner holds the pipeline, or may. Without it the slot is tried once; False
+        when somebody else took it. Raises Unavailable.
         """
-        with self._lock:
+        with self.lock:
             while True:
-                lease = self._state.lease
-                if epoch is not None and (lease is None or lease.epoch != epoch):
-                    holder = f" by {lease}" if lease else ""
-                    raise Busy(f"pipeline {self.pipeline} was taken over{holder}; this run commits nothing more")
-                entry = {"type": kind, "time": time.time(), "nonce": secrets.token_hex(8), **fields}
-                entry["n"] = self._state.n + 1
-                if self.files.create(self._path(entry["n"]), _sealed(entry)):
-                    self._state.fold(entry)
-                    if entry["n"] % FOLD_EVERY == 0:
-                        self.save_head()
+                if epoch is not None and not self._state.held(epoch):
+                    raise Busy(f"{self._lost()}; this run commits nothing more")
+                n = self._state.n + 1
+                if self._add(n, kind, fields):
                     return True
-                self.state()  # somebody else's entry stands there: take it in, then look again
+                if self.state().n < n:  # taken a moment ago, and not there now
+                    raise Unavailable(f"entry {n} of the log of {self.pipeline} can neither be written nor read")
                 if epoch is None:
                     return False
 
-    def acquire(self, run: str, *, wait_s: float = 0.0) -> Lease:
-        """Hold the pipeline. A dead holder is taken over; a living one raises Busy, after `wait_s` seconds."""
-        deadline = time.monotonic() + wait_s
-        while True:
-            state = self.state()
-            holder = state.lease
-            if holder is None or not self._lives(holder):
-                owner = Owner.here(run, state.epoch + 1)
-                if self.append("acquire", {"owner": asdict(owner), "run": run}):
-                    if holder is not None:
-                        self.told(f"took over from {holder}, which is gone")
-                    return Lease(self, owner)
-                continue
-            if time.monotonic() >= deadline:
-                hint = "wait for it to end, or say --wait-lease SECONDS"
-                raise Busy(f"pipeline {self.pipeline} is held by {holder}", hint=hint)
-            time.sleep(min(0.5, max(deadline - time.monotonic(), 0.01)))
+    def _add(self, n: int, kind: str, fields: Mapping[str, Any]) -> bool:
+        entry = {"type": kind, "time": time.time(), "nonce": secrets.token_hex(8), **fields, "n": n}
+        if not self.files.create(self._path(n), _sealed(entry)):
+            return False
+        self._state.fold(entry)
+        if n % FOLD_EVERY == 0:
+            self.save_head()
+        return True
 
-    def beat(self, epoch: int) -> int:
-        """The holder's counter, 0 before its first move."""
+    def _lost(self) -> str:
+        state = self._state
+        if state.doubts and state.lease is not None:
+            return f"entry {state.doubts[0]} of the log of {self.pipeline} is damaged and may be a takeover"
+        return f"pipeline {self.pipeline} was taken over" + (f" by {state.lease}" if state.lease else "")
+
+    def acquire(self, run: str, *, wait_s: float = 0.0) -> Lease:
+        """Hold the pipeline. A dead holder is taken over at once here, elsewhere after STALE_S without a sign of life.
+
+        A living one raises Busy, after `wait_s` seconds. Raises Unavailable.
+        """
+        watch, began, told = _Watch(self), time.monotonic(), 0.0
+        while True:
+            verdict = watch.look()
+            waited = time.monotonic() - began
+            if verdict == "gone":
+                if (lease := self._take(run, watch)) is not None:
+                    return lease
+                continue  # somebody was faster
+            who = watch.who()
+            if verdict == "alive" and waited >= wait_s:
+                raise Busy(f"pipeline {self.pipeline} is held by {who}", hint=watch.hint())
+            if waited >= told and (wait_s or waited > 4 * BEAT_S):
+                told = waited + TOLD_EVERY_S
+                left = f" for up to {wait_s - waited:.0f} s more"
+                dying = f", which gives no sign of life: it is taken over after {STALE_S:g} s without one"
+                self.told(f"waiting for {who}{left if verdict == 'alive' else dying}")
+            time.sleep(LOOK_S if verdict == "unknown" else min(LOOK_S * 5, max(wait_s - waited, 0.01)))
+
+    def _take(self, run: str, watch: _Watch) -> Lease | None:
+        """The lease, unless anything was written since the holder was found gone."""
+        with self.lock:
+            n, holder = self._state.n, self._state.lease
+            owner = Owner.here(run, n + 1)
+            if n != watch.n or not self.append("acquire", {"owner": asdict(owner), "run": run}):
+                return None
+        if holder is not None:
+            self.told(f"took over from {holder}, which is gone")
+        return Lease(self, owner)
+
+    def beat(self, epoch: int) -> int | None:
+        """The holder's counter: 0 before its first move, None where it cannot be read."""
         try:
-            return int(json.loads(self.files.read(f"{self.folder}/beat/{epoch}.json"))["count"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            value = json.loads(self.files.read(f"{self.folder}/beat/{epoch}.json"))
+            return int(value["count"]) if value.pop("digest") == digest_json(value) else None
+        except FileNotFoundError:
             return 0
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def save_head(self) -> None:
-        """Store the folded state: only speed depends on it."""
-        with self._lock:
+        """Store the folded state. Only speed depends on it: where that fails the log is read instead."""
+        with self.lock, suppress(OrchestratorError, OSError):
+            if any(self._read(n) is not None for n in self._damaged):
+                self._damaged.clear()
+                self._state = self._caught_up(self._folded())  # what could not be read can be now
             body = self._state.to_json()
             self.files.write(f"{self.folder}/head.json", canonical({"state": body, "digest": digest_json(body)}))
 
-    def _lives(self, holder: Owner) -> bool:
-        if holder.here_too:
-            return holder.alive
-        # Elsewhere: no clock is compared. Either its counter moves while we look, or it is dead.
-        first = self.beat(holder.epoch)
-        end = time.monotonic() + STALE_S
-        while time.monotonic() < end:
-            time.sleep(min(0.25, STALE_S / 4))
-            lease = self.state().lease
-            if lease != holder or self.beat(holder.epoch) != first:
-                return lease is not None
-        return False
+    def _caught_up(self, state: State) -> State:
+        """The state with every entry that follows taken in."""
+        while (entry := self._entry(state.n + 1)) is not None:
+            state.fold(entry)
+        return state
 
     def _folded(self) -> State:
-        try:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             head = json.loads(self.files.read(f"{self.folder}/head.json"))
             if head["digest"] == digest_json(head["state"]):
                 return State.from_json(head["state"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return State()
         return State()
 
     def _entry(self, n: int) -> dict[str, Any] | None:
-        try:
-            data = self.files.read(self._path(n))
-        except FileNotFoundError:
-            return None
-        with suppress(ValueError, KeyError, TypeError):
+        """Entry n, None when there is none yet; one that stays unreadable is told."""
+        for attempt in range(READS):
+            try:
+                if (entry := self._read(n)) is not None:
+                    return entry
+            except FileNotFoundError:
+                return None
+            time.sleep(0.05 * attempt)
+        if n not in self._damaged:
+            self.told(f"entry {n} of the log of {self.pipeline} is damaged and passed over")
+        self._damaged.add(n)
+        return {"n": n, "type": "damaged"}
+
+    def _read(self, n: int) -> dict[str, Any] | None:
+        """Entry n as written; None for other bytes. Raises FileNotFoundError."""
+        data = self.files.read(self._path(n))
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
             entry: dict[str, Any] = json.loads(data)
             if entry.pop("digest") == digest_json(entry) and entry["n"] == n:
                 return entry
-        self.told(f"entry {n} of the log of {self.pipeline} is damaged and skipped")
-        return {"n": n, "type": "damaged"}
+        return None
 
     def _path(self, n: int) -> str:
         return f"{self.folder}/log/{n:08d}.json"
+
+
+class _Watch:
+    """What is known of the pipeline's holders by looking again and again.
+
+    The time that a counter stands still is summed over looks, and one look adds at most a quarter of STALE_S: a storage
+    (or this machine) that hangs for a while stops the holder's counter too, and must not look like its death.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.n = 0  # of the last entry when it last looked
+        self.still: dict[int, float] = {}  # by epoch: seconds without a move
+        self._counts: dict[int, int] = {}
+        self._looked: dict[int, float] = {}
+        self._moved: set[int] = set()
+        self._holder: Owner | None = None
+
+    def look(self) -> str:
+        """ "gone": nobody holds the pipeline; "alive"; "unknown": look again."""
+        state = self.log.state()
+        self.n, self._holder = state.n, None if state.doubts else state.lease
+        fates = [self._of(epoch) for epoch in state.doubts]
+        if state.lease is not None:
+            known = state.lease.fate
+            fates.append(self._of(state.lease.epoch) if known == "unknown" else known)
+        if any(fate in ("alive", "stopped") for fate in fates):
+            return "alive"
+        return "gone" if all(fate == "dead" for fate in fates) else "unknown"
+
+    def _of(self, epoch: int) -> str:
+        """A holder that is not on this machine: does its counter move?"""
+        count, now = self.log.beat(epoch), time.monotonic()
+        if epoch not in self._looked:
+            self._looked[epoch], self.still[epoch] = now, 0.0
+        if count is not None and count != self._counts.setdefault(epoch, count):
+            self._counts[epoch], self.still[epoch] = count, 0.0
+            self._moved.add(epoch)
+        else:
+            self.still[epoch] += min(now - self._looked[epoch], STALE_S / 4)
+        self._looked[epoch] = now
+        if self.still[epoch] >= STALE_S:
+            return "dead"
+        return "alive" if epoch in self._moved else "unknown"
+
+    def who(self) -> str:
+        return str(self._holder) if self._holder else "a run whose entry in the log is damaged"
+
+    def hint(self) -> str:
+        if self._holder is not None and self._holder.fate == "stopped":
+            return f"it is stopped; `kill -CONT {self._holder.pid}` lets it go on"
+        return "wait for it to end, or say --wait-lease SECONDS"
 
 
 class Lease:
@@ -236,69 +311,56 @@ class Lease:
         self._thread.start()
 
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Add an entry as the holder. Raises Busy after a takeover."""
-        self.log.append(kind, {"run": self.owner.run, "epoch": self.owner.epoch, **fields}, epoch=self.owner.epoch)
+        """Add an entry as the holder. Raises Busy after a takeover, Unavailable."""
+        try:
+            self.log.append(kind, {"run": self.owner.run, "epoch": self.owner.epoch, **fields}, epoch=self.owner.epoch)
+        except Busy:
+            self.lost = True
+            raise
 
     def release(self, result: Mapping[str, Any], used: Mapping[str, Any]) -> None:
-        """End the run: `result` has status and exit code, `used` each stage's commit. Told only, after a takeover."""
+        """End the run: `result` has status and exit code, `used` each stage's commit.
+
+        Only told where it cannot be done: after a takeover, or without the storage (then the next run takes over).
+        """
         self._end.set()
-        self._thread.join(timeout=10.0)
+        self._thread.join(RELEASE_S)
+        if not self.log.lock.acquire(timeout=RELEASE_S):
+            self.log.told(f"the pipeline was not released: storage {self.log.files.url} does not answer")
+            return
         try:
             self.append("end", {"result": dict(result), "used": dict(used)})
-        except Busy as error:
-            self.log.told(str(error))
-            return
-        self.log.save_head()
-        self.log.files.remove(f"{self.log.folder}/beat/{self.owner.epoch}.json")
+            self.log.save_head()
+            self.log.files.remove(self._beat)
+        except OrchestratorError as error:
+            self.log.told(f"the pipeline was not released: {error}")
+        finally:
+            self.log.lock.release()
+
+    @property
+    def _beat(self) -> str:
+        return f"{self.log.folder}/beat/{self.owner.epoch}.json"
 
     def _keep(self) -> None:
-        count = 0
+        """Move the counter, whatever happens to the storage: a holder that could not is fenced only by a takeover."""
+        count, missed = 0, 0
         while not self._end.wait(BEAT_S):
             count += 1
-            # An unreachable storage is met again, and told, by the next commit; the counter just tries once more.
-            with suppress(Unavailable):
-                path = f"{self.log.folder}/beat/{self.owner.epoch}.json"
-                self.log.files.write(path, canonical({"count": count, "run": self.owner.run}))
+            try:
+                self.log.files.write(self._beat, _sealed({"count": count, "run": self.owner.run}))
                 state = self.log.state()
-                self.lost = state.lease is None or state.lease.epoch != self.owner.epoch
+                self.lost = self.lost or not state.held(self.owner.epoch)
                 self.cancelled = self.owner.run in state.cancelled
+                missed = 0
+            except Exception as error:  # noqa: BLE001 - it is tried again, and the next commit meets it too
+                missed += 1
+                if missed == 1:
+                    with suppress(Exception):  # a display that is gone must not end this thread
+                        self.log.told(f"the storage does not take this run's sign of life: {error}; trying on")
 
 
 def _sealed(entry: Mapping[str, Any]) -> bytes:
     return canonical({**entry, "digest": digest_json(entry)})
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return str(os.getuid())
-
-
-@cache
-def _boot() -> str:
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    import psutil
-
-    return str(int(psutil.boot_time()))
-
-
-def _process_start(pid: int) -> float | None:
-    """When a living process started (clock ticks on Linux), None when there is none (a zombie is none)."""
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return None if fields[0] in "ZX" else float(fields[19])
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return None
 
 
 __all__ = ["Lease", "Log", "Owner", "State"]

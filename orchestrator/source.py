@@ -43,6 +43,7 @@ ENGINE = frozenset(
         "orchestrator.keys",
         "orchestrator.log",
         "orchestrator.overrides",
+        "orchestrator.owner",
         "orchestrator.planning",
         "orchestrator.report.*",
         "orchestrator.runs",

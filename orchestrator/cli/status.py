@@ -95,7 +95,7 @@ def _status(one: Run) -> str:
     from orchestrator.log import Log
 
     owner = Log(one.store.files, one.pipeline).state().lease
-    if owner is None or owner.run != one.run_id or (owner.here_too and not owner.alive):
+    if owner is None or owner.run != one.run_id or owner.fate == "dead":
         return "stopped"
     return "running"
 
