@@ -3,10 +3,12 @@
     format.json                 the version of this layout
     sha256/ab/<digest>          one blob for each content
     artifacts/ab/<digest>.json  one manifest for each artifact: kind, files, metadata (and, beside them, times)
-    quarantine/                 blobs whose bytes no longer match their name
+    quarantine/                 what no longer matched its name or its digest
+    views/<digest>/             links to an artifact's files, for code that wants a directory
 
 An artifact's digest covers its kind, the digests of its files and its metadata; provenance and times never. Blobs are
-hashed when a process first opens them; a wrong one is renamed away, told, and from then on treated as absent.
+hashed when a process first opens them. Bytes that look wrong are read again, since they may have been flipped on their
+way; what stays wrong is renamed away, told, and from then on treated as absent.
 """
 
 from __future__ import annotations
@@ -15,17 +17,31 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError, Unavailable
-from orchestrator.files import CHUNK, Files, open_files, scratch_cache
+from orchestrator.files import CHUNK, Files, open_files, scratch_cache, seen
+from orchestrator.seals import (
+    LOOKS,
+    Damaged,
+    canonical,
+    digest_file,
+    digest_json,
+    quarantine,
+    read_whole,
+    sealed,
+    unsealed,
+)
 
 FORMAT = 1
+FOLDERS = ("artifacts", "checkpoints", "keys", "pipelines", "runs", "sha256")  # of every storage of format 1
 
 
 @dataclass(frozen=True)
@@ -65,26 +81,6 @@ class Artifact:
     def from_json(cls, value: Mapping[str, Any]) -> Artifact:
         refs = {name: FileRef(digest, size) for name, (digest, size) in value["files"].items()}
         return cls.of(value["kind"], refs, value["metadata"])
-
-
-class Damaged(IntegrityError):
-    """A stored file's bytes do not match their digest, or it is gone. The engine makes it again where it can."""
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and other non-JSON values are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-
-
-def digest_json(value: Any) -> str:
-    """SHA-256 (hex) of a value's canonical JSON."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def blob_path(digest: str) -> str:
@@ -146,17 +142,27 @@ class ArtifactStore:
         if self._prepared:
             return
         if self.format() is None:
-            self.files.create("format.json", canonical({"format": FORMAT}))
+            self.quarantine("format.json", "format.json is damaged")  # where it is there at all
+            self.files.create("format.json", sealed({"format": FORMAT}))
         self._prepared = True
 
     def format(self) -> int | None:
-        """The layout version of this storage, None for an empty one. This is the first contact with it."""
+        """The layout version of this storage, None where it is empty or its format file must be written again.
+
+        This is the first contact with it. Raises IntegrityError where the format file is damaged and nothing else tells
+        what this is, errors.Unavailable.
+        """
         try:
-            found = int(json.loads(self.files.read("format.json"))["format"])
+            found = read_whole(self.files, "format.json", lambda data: int(unsealed(data, always=False)["format"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{self.url}/format.json is damaged", hint='expected {"format": 1}') from error
+        except Damaged as error:
+            # Every storage so far has format 1, so its folders say as much as the file did.
+            there = set(self.files.names("")) - {"format.json", "tmp", "quarantine"}
+            if there and not there & set(FOLDERS):
+                hint = "choose another folder, or remove the file if this is meant to be a storage"
+                raise IntegrityError(f"{self.url}/format.json is no format of ours", hint=hint) from error
+            return None
         if found > FORMAT:
             raise Unavailable(
                 f"storage {self.url} has format {found}, this version knows up to {FORMAT}", hint="upgrade"
@@ -184,7 +190,7 @@ class ArtifactStore:
         digests = {ref.digest for ref in artifact.files.values()}
         modified = {digest: self.files.modified(blob_path(digest)) for digest in sorted(digests)}
         beside = {"written": time.time(), "modified": modified}
-        self.files.write(manifest_path(artifact.digest), canonical({"artifact": artifact.to_json(), "beside": beside}))
+        self.files.write(manifest_path(artifact.digest), sealed({"artifact": artifact.to_json(), "beside": beside}))
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -196,18 +202,13 @@ class ArtifactStore:
         return found[0]
 
     def _manifest(self, digest: str) -> tuple[Artifact, dict[str, Any]] | None:
-        path = manifest_path(digest)
         try:
-            value = json.loads(self.files.read(path))
-            artifact = Artifact.from_json(value["artifact"])
-            if artifact.digest == digest:
-                return artifact, value.get("beside", {})
+            return read_whole(self.files, manifest_path(digest), lambda data: parse_manifest(data, digest))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        self._quarantine(path, f"manifest of artifact {digest[:12]} is damaged")
-        return None
+        except Damaged:
+            self.quarantine(manifest_path(digest), f"manifest of artifact {digest[:12]} is damaged")
+            return None
 
     def lacks(self, digest: str) -> str:
         """Why an artifact cannot be used, "" when it can. Looks at manifest, sizes and times; reads no bytes."""
@@ -259,19 +260,28 @@ class ArtifactStore:
         local = self.files.local
         base = (local if local else scratch_cache()) / "views"
         target = base / artifact.digest
-        if target.is_dir():
+        links = {name: os.path.relpath(path, (target / name).parent) for name, path in paths.items()}
+        if _shows(target, links):
             return target
-        partial = base / f".{artifact.digest}-{secrets.token_hex(4)}"
-        for name, path in paths.items():
-            link = partial / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.path.relpath(path, link.parent))
-        partial.mkdir(parents=True, exist_ok=True)
+        nonce = secrets.token_hex(4)
+        partial, old = base / f".{artifact.digest}-{nonce}", base / f".{artifact.digest}-{nonce}-old"
+        seen("mkdir", "views")
+        partial.mkdir(parents=True)
+        for name, link in links.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            seen("symlink", "views")
+            (partial / name).symlink_to(link)
+        with suppress(FileNotFoundError):  # a view that somebody broke
+            target.rename(old)
         try:
+            seen("rename", "views")
             partial.rename(target)
+            seen("renamed", "views")
         except OSError:  # another process was first: its view is the same
-            if not target.is_dir():
+            if not _shows(target, links):
                 raise
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
         return target
 
     def _local(self, ref: FileRef) -> Path:
@@ -283,21 +293,23 @@ class ArtifactStore:
         path = self._local(ref)
         if self.files.local is None and not self._fetched(ref, path):
             return False
-        try:
-            modified = path.stat().st_mtime_ns
-        except FileNotFoundError:
+        modified = _modified(path)
+        if modified is None:
             return False
         if self._verified.get(ref.digest) == modified:
             return True
-        if digest_file(path) == ref.digest:
-            self._verified[ref.digest] = modified
-            return True
-        if self.files.local is None:  # the local copy rotted: one fresh look at the store
-            path.unlink(missing_ok=True)
-            if self._fetched(ref, path) and digest_file(path) == ref.digest:
+        for look in range(LOOKS):
+            if look and self.files.local is None:  # the copy here rotted, or was fetched wrong
+                path.unlink(missing_ok=True)
+                if not self._fetched(ref, path):
+                    return False
+            modified = _modified(path)
+            if modified is not None and digest_file(path) == ref.digest:
+                self._verified[ref.digest] = modified
                 return True
+        if self.files.local is None:
             path.unlink(missing_ok=True)
-        self._quarantine(blob_path(ref.digest), f"blob {ref.digest[:12]} is damaged")
+        self.quarantine(blob_path(ref.digest), f"blob {ref.digest[:12]} is damaged")
         self._verified.pop(ref.digest, None)
         return False
 
@@ -315,13 +327,34 @@ class ArtifactStore:
             partial.unlink(missing_ok=True)
         return True
 
-    def _quarantine(self, path: str, what: str) -> None:
-        target = f"quarantine/{path.rsplit('/', 1)[-1]}.{secrets.token_hex(4)}"
-        try:
-            self.files.rename(path, target)
-        except FileNotFoundError:
-            return
-        self.told(f"{what}; moved to {self.url}/{target}")
+    def quarantine(self, path: str, what: str) -> None:
+        """Move a damaged file away and tell; nothing where it is gone already."""
+        if target := quarantine(self.files, path):
+            self.told(f"{what}; moved to {self.url}/{target}")
+
+
+def parse_manifest(data: bytes, digest: str) -> tuple[Artifact, dict[str, Any]]:
+    """An artifact and what stands beside it. Raises one of MALFORMED for bytes that are not this artifact's manifest."""
+    value = unsealed(data, always=False)
+    artifact = Artifact.from_json(value["artifact"])
+    if artifact.digest != digest:
+        raise ValueError("another artifact's")
+    return artifact, dict(value["beside"])
+
+
+def _modified(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _shows(view: Path, links: Mapping[str, str]) -> bool:
+    """Whether a view has exactly these links."""
+    if not view.is_dir():
+        return False
+    there = {p.relative_to(view).as_posix(): os.readlink(p) for p in view.rglob("*") if p.is_symlink()}
+    return there == links
 
 
 def _plain(name: str) -> bool:
@@ -329,4 +362,17 @@ def _plain(name: str) -> bool:
     return bool(name) and not any(part in ("", ".", "..") for part in parts) and "\\" not in name and "\0" not in name
 
 
-__all__ = ["CHUNK", "Artifact", "ArtifactStore", "Damaged", "FileRef", "canonical", "digest_file", "digest_json"]
+__all__ = [
+    "CHUNK",
+    "Artifact",
+    "ArtifactStore",
+    "Damaged",
+    "FileRef",
+    "canonical",
+    "digest_file",
+    "digest_json",
+    "quarantine",
+    "read_whole",
+    "sealed",
+    "unsealed",
+]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.artifacts import Artifact, ArtifactStore, canonical, digest_json
+from orchestrator.artifacts import Artifact, ArtifactStore
+from orchestrator.seals import Damaged, canonical, digest_json, read_whole
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,19 @@ class Cache:
         self.store = store
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key; a damaged one is told and absent."""
+        """The entry of a key; a damaged one is told, quarantined and absent."""
+        path = entry_path(key)
         try:
-            value = json.loads(self.store.files.read(_path(key)))
-            if value["digest"] == digest_json(value["entry"]) and value["entry"]["key"] == key:
-                return Entry.from_json(value["entry"])
+            return read_whole(self.store.files, path, lambda data: parse_entry(data, key))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            pass
-        self.store.told(f"cache entry {key[:12]} is damaged and passed over")
-        return None
+        except Damaged:
+            self.store.quarantine(path, f"cache entry {key[:12]} is damaged")
+            return None
 
     def put(self, entry: Entry) -> None:
         body = entry.to_json()
-        self.store.files.write(_path(entry.key), canonical({"entry": body, "digest": digest_json(body)}))
+        self.store.files.write(entry_path(entry.key), canonical({"entry": body, "digest": digest_json(body)}))
 
     def open(self, entry: Entry) -> tuple[dict[str, Artifact], str]:
         """The entry's artifacts, or why one of them cannot be used."""
@@ -67,8 +66,16 @@ class Cache:
         return found, ""
 
 
-def _path(key: str) -> str:
+def entry_path(key: str) -> str:
     return f"keys/{key[:2]}/{key}.json"
 
 
-__all__ = ["Cache", "Entry"]
+def parse_entry(data: bytes, key: str) -> Entry:
+    """Raises one of seals.MALFORMED for bytes that are not this key's entry."""
+    value = json.loads(data)
+    if value["digest"] != digest_json(value["entry"]) or value["entry"]["key"] != key:
+        raise ValueError("altered")
+    return Entry.from_json(value["entry"])
+
+
+__all__ = ["Cache", "Entry", "entry_path", "parse_entry"]

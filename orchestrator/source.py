@@ -48,6 +48,7 @@ ENGINE = frozenset(
         "orchestrator.report.*",
         "orchestrator.runs",
         "orchestrator.schema",
+        "orchestrator.seals",
         "orchestrator.sender",
         "orchestrator.signals",
         "orchestrator.source",
