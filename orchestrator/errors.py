@@ -107,3 +107,13 @@ class Interrupted(OrchestratorError):
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")
         self.exit_code = 128 + signum  # type: ignore[misc]
+
+
+class Cancelled(Interrupted):
+    """Stopped from elsewhere, by `orchestrate cancel`: what SIGTERM does, exit code 143 too."""
+
+    kind = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__(15)
+        self.args = ("cancelled by `orchestrate cancel`",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import signal
 import threading
 import time
 import traceback
@@ -12,13 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import events, failures, keys, runs
+from orchestrator import estimates, events, failures, keys, runs
 from orchestrator.artifacts import Artifact, Damaged, digest_json
 from orchestrator.cache import Entry
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.cluster import Cluster, check_local
 from orchestrator.errors import (
     Busy,
+    Cancelled,
     Diverged,
     GateRefused,
     IntegrityError,
@@ -191,6 +193,8 @@ class Execution:
                 if not running:
                     break
                 self.stop.keep()
+                if self.lease.cancelled and not self.stop.requested:
+                    self.stop.request(signal.SIGTERM)
                 finished, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
                 for future in finished:
                     name = running.pop(future)
@@ -208,7 +212,7 @@ class Execution:
     def _interruption(self) -> OrchestratorError:
         if self.lease.lost:
             return Busy(f"pipeline {self.spec.name} was taken over by another run; this one stops")
-        return Interrupted(self.stop.signum or 15)
+        return Cancelled() if self.lease.cancelled else Interrupted(self.stop.signum or signal.SIGTERM)
 
     def _went_bad(self, error: BaseException | None) -> bool:
         """Whether the failure comes from a damaged input: then the walk starts over and its maker runs again."""
@@ -274,7 +278,7 @@ class Execution:
         local = self.store.files.local
         if local and run.report:
             self.tracker.artifact("report.html", Path(run.report))
-        statuses = {"succeeded": "FINISHED", "interrupted": "KILLED"}
+        statuses = {"succeeded": "FINISHED", "interrupted": "KILLED", "cancelled": "KILLED"}
         self.tracker.end(statuses.get(self.record.status, "FAILED"))
         if left := self.tracker.close(3.0 if self._stopping() else 10.0):
             self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync` sends them")
@@ -288,7 +292,7 @@ class Execution:
         forced = planned.forced and step.id not in self._repeated
         try:
             sealed = self.desk.seal(step, outputs, forced=forced)
-            record.key = sealed.key
+            record.key, record.lineage = sealed.key, sealed.lineage
             if not forced:
                 entry, artifacts, _ = self.desk.lookup(step, sealed)
                 if entry is not None:
@@ -306,6 +310,7 @@ class Execution:
         self.done[step.id] = Done(artifacts, entry, cached=True)
         record.state, record.reason, record.run = "cached", f"from run {entry.run}", entry.run
         record.outputs, record.seconds, record.started = dict(entry.outputs), entry.seconds, entry.started
+        record.size = sum(artifact.size for artifact in artifacts.values())
         self.listener.stage_cached(events.StageCached(step.id, entry.seconds, entry.run))
         self.diary.event("stage_cached", {"stage": step.id, "run": entry.run})
 
@@ -323,6 +328,7 @@ class Execution:
         while True:
             count += 1
             record.attempts, record.started = count, time.time()
+            record.worked = estimates.work(step, self.store, sealed.lineage)
             self.diary.save()
             self.listener.stage_started(events.StageStarted(step.id, reason, count))
             self.diary.event("stage_started", {"stage": step.id, "reason": reason, "attempt": count})
@@ -418,6 +424,7 @@ class Execution:
         self.done[step.id] = Done(outputs, entry, cached=False)
         self._repeated.add(step.id)
         record.state, record.outputs, record.seconds, record.error = "succeeded", dict(entry.outputs), seconds, ""
+        record.size = sum(artifact.size for artifact in outputs.values())
         self.diary.save()
         self.listener.stage_finished(events.StageFinished(step.id, seconds, entry.outputs))
         self.diary.event("stage_finished", {"stage": step.id, "seconds": seconds, "outputs": entry.outputs})
@@ -469,6 +476,7 @@ class Execution:
             spec=self.spec.to_json(),
             spec_file=self.spec.document.file,
             profile=self.spec.profile,
+            sets=list(self.spec.sets),
             host=platform.node(),
             versions={"python": platform.python_version(), **{name: keys.installed(name) for name in sorted(packages)}},
             stages=stages,
@@ -527,7 +535,7 @@ def _verdict(error: BaseException | None) -> tuple[str, int]:
     if error is None:
         return "succeeded", 0
     if isinstance(error, Interrupted):
-        return "interrupted", error.exit_code
+        return "cancelled" if isinstance(error, Cancelled) else "interrupted", error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, GateRefused):

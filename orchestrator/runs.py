@@ -57,7 +57,7 @@ class StageRecord:
     kind: str = ""  # kind of the failure
     lineage: str = ""  # whose checkpoints it went on from and left behind
     size: int = 0  # bytes of the outputs
-    worked: float = 0.0  # units of progress that `seconds` were spent on: less than all where it went on from a checkpoint
+    worked: float = 0.0  # steps that `seconds` were spent on, of a stage whose steps may grow in number; else 0
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from pathlib import Path as File
@@ -86,6 +86,7 @@ class Spec:
     tracking: str | Secret | None = None
     profiles: tuple[str, ...] = ()
     profile: str | None = None
+    sets: tuple[str, ...] = ()  # the values given beside the file, as they were typed
     broken: frozenset[str] = frozenset()
     document: Document = field(default_factory=lambda: Document("", []), repr=False, compare=False)
 
@@ -110,7 +111,7 @@ class Spec:
     def to_json(self) -> dict[str, Any]:
         """The spec after overrides and defaults, secrets hidden: for records and `--json`."""
         plain = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
-        for left_out in ("document", "broken", "stages"):
+        for left_out in ("document", "broken", "stages", "sets"):
             del plain[left_out]
         stages = {name: _stage_json(stage) for name, stage in self.stages.items()}
         return {**hide(plain), "stages": stages}
@@ -161,7 +162,7 @@ def load(
         raise SpecError(told)
     if problems is not None:
         problems.extend(told)
-    return _build(document, flaws, profile)
+    return replace(_build(document, flaws, profile), sets=tuple(sets))
 
 
 def _override(document: Document, sets: Sequence[str], profile: str | None, storage: str | None) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from orchestrator import runs
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.errors import BadInput
-from orchestrator.log import BEAT_S, Log, Owner
+from orchestrator.log import Log, Owner
 from orchestrator.runs import Run
 
-WATCH_S = 3 * BEAT_S  # an owner on another host whose counter stands still for so long is gone, as far as one can see
+WATCH_S = 5.0  # an owner on another host whose counter stands still for so long is gone, as far as one can see
 POLL_S = 0.25
 ENDED_WITHIN_S = 40.0  # a run saves and exits within 25 s of hearing of it, and hears within a few
 
@@ -30,8 +30,8 @@ def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
             continue
         log = Log(run.store.files, run.pipeline)
         owner = log.state().lease
-        if owner is None or owner.run != run.run_id or owner.here_too:
-            lives[run.run_id] = owner is not None and owner.run == run.run_id and owner.alive
+        if owner is None or owner.run != run.run_id or owner.fate != "unknown":
+            lives[run.run_id] = owner is not None and owner.run == run.run_id and owner.fate != "dead"
         else:
             elsewhere[run.run_id] = (log, owner, log.beat(owner.epoch))
     end = time.monotonic() + watch_s
@@ -75,11 +75,9 @@ def ended(store: ArtifactStore, run_id: str, *, within_s: float = ENDED_WITHIN_S
     """The record of a run once it holds its pipeline no more; None where it still does after `within_s` seconds."""
     log = Log(store.files, run_id.rsplit("-", 3)[0])
     end = time.monotonic() + within_s
-    while (owner := log.state().lease) is not None and owner.run == run_id and owner.epoch == log.state().epoch:
+    while (owner := log.state().lease) is not None and owner.run == run_id and owner.fate != "dead":
         if time.monotonic() > end:
             return None
-        if owner.here_too and not owner.alive:
-            break
         time.sleep(POLL_S)
     return runs.read(store, run_id)
 
