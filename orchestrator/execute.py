@@ -211,7 +211,7 @@ class Execution:
 
     def _interruption(self) -> OrchestratorError:
         if self.lease.lost:
-            return Busy(f"pipeline {self.spec.name} was taken over by another run; this one stops")
+            return Busy(f"{self.lease.loss}; this run stops")
         return Cancelled() if self.lease.cancelled else Interrupted(self.stop.signum or signal.SIGTERM)
 
     def _went_bad(self, error: BaseException | None) -> bool:

@@ -128,8 +128,8 @@ class Log:
         """
         with self.lock:
             while True:
-                if epoch is not None and not self._state.held(epoch):
-                    raise Busy(f"{self._lost()}; this run commits nothing more")
+                if epoch is not None and (loss := self.loss(epoch)):
+                    raise Busy(f"{loss}; this run commits nothing more")
                 n = self._state.n + 1
                 if self._add(n, kind, fields):
                     return True
@@ -147,9 +147,12 @@ class Log:
             self.save_head()
         return True
 
-    def _lost(self) -> str:
+    def loss(self, epoch: int) -> str:
+        """Why the owner of an epoch does not hold the pipeline (any more), "" while it does."""
         state = self._state
-        if state.doubts and state.lease is not None:
+        if state.held(epoch):
+            return ""
+        if state.doubts and state.lease is not None and state.lease.epoch == epoch:
             return f"entry {state.doubts[0]} of the log of {self.pipeline} is damaged and may be a takeover"
         return f"pipeline {self.pipeline} was taken over" + (f" by {state.lease}" if state.lease else "")
 
@@ -304,18 +307,22 @@ class Lease:
     def __init__(self, log: Log, owner: Owner) -> None:
         self.log = log
         self.owner = owner
-        self.lost = False
+        self.loss = ""  # why it is held no more
         self.cancelled = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease-{owner.epoch}")
         self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        return bool(self.loss)
 
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Add an entry as the holder. Raises Busy after a takeover, Unavailable."""
         try:
             self.log.append(kind, {"run": self.owner.run, "epoch": self.owner.epoch, **fields}, epoch=self.owner.epoch)
         except Busy:
-            self.lost = True
+            self.loss = self.log.loss(self.owner.epoch)
             raise
 
     def release(self, result: Mapping[str, Any], used: Mapping[str, Any]) -> None:
@@ -348,9 +355,8 @@ class Lease:
             count += 1
             try:
                 self.log.files.write(self._beat, _sealed({"count": count, "run": self.owner.run}))
-                state = self.log.state()
-                self.lost = self.lost or not state.held(self.owner.epoch)
-                self.cancelled = self.owner.run in state.cancelled
+                self.cancelled = self.owner.run in self.log.state().cancelled
+                self.loss = self.loss or self.log.loss(self.owner.epoch)
                 missed = 0
             except Exception as error:  # noqa: BLE001 - it is tried again, and the next commit meets it too
                 missed += 1
