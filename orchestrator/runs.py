@@ -1,7 +1,7 @@
 """Run records: what a run was asked, did and made, readable by anybody who has the storage.
 
-runs/<run>/run.json        the record, replaced as the run goes on
-runs/<run>/events.jsonl    what happened when, one JSON object a line
+runs/<run>/run.json        the record with its digest, replaced as the run goes on
+runs/<run>/events.jsonl    what happened when, one JSON object a line, each with a checksum
 runs/<run>/logs/<stage>.log
 runs/<run>/report.html
 """
@@ -14,15 +14,17 @@ import secrets
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts import Artifact, ArtifactStore, canonical
-from orchestrator.errors import BadInput, Unavailable
-from orchestrator.files import scratch_cache
+from orchestrator.artifacts import Artifact, ArtifactStore
+from orchestrator.errors import BadInput, IntegrityError, Unavailable
+from orchestrator.files import scratch_cache, seen
+from orchestrator.seals import MALFORMED, Damaged, read_whole, sealed, unsealed
 
 if TYPE_CHECKING:
     from orchestrator.loaded import LoadedRun
@@ -144,9 +146,9 @@ class Run:
         return found
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened, in order; a line cut off by a crash is left out."""
+        """What happened, in order; a line that was cut off or altered is left out."""
         try:
-            text = self.store.files.read(f"{self.folder}/events.jsonl").decode()
+            text = self.store.files.read(f"{self.folder}/events.jsonl").decode(errors="replace")
         except FileNotFoundError:
             return []
         return [event for line in text.split("\n") if (event := parsed(line)) is not None]
@@ -176,10 +178,13 @@ class Run:
 
 
 def parsed(line: str) -> dict[str, Any] | None:
-    """An event of a line of events.jsonl; None for a line that a crash or a full disk cut off."""
+    """An event of a line of events.jsonl; None for a line that was altered, or that a crash or a full disk cut off."""
     try:
         event = json.loads(line)
-    except ValueError:
+        checksum = event.pop("crc", None)
+    except MALFORMED:
+        return None
+    if checksum is not None and checksum != _checksum(event):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("time"), float) and "event" in event else None
 
@@ -191,14 +196,15 @@ def place(store: ArtifactStore, path: str) -> str:
 
 
 def read(store: ArtifactStore, run_id: str) -> Run:
-    """One run. Raises BadInput for an unknown one."""
+    """One run. Raises BadInput for an unknown one, IntegrityError for one whose record is damaged."""
     if RUN_ID.fullmatch(run_id):
         try:
             return Run(store, _record(store, run_id))
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError):
-            store.told(f"the record of run {run_id} is damaged")
+        except Damaged as error:
+            hint = "`orchestrate fsck --repair` makes it again from the log"
+            raise IntegrityError(f"the record of run {run_id} is damaged", hint=hint) from error
     known = ids(store)
     hint = f"the newest is {known[0]}" if known else "there is no run yet"
     raise BadInput(f"there is no run {run_id!r} in {store.url}", hint=hint)
@@ -213,13 +219,23 @@ def ids(store: ArtifactStore, pipeline: str | None = None) -> list[str]:
 
 def records(store: ArtifactStore, pipeline: str | None = None) -> Iterator[Run]:
     """Every run with a record, newest first. A folder without one (killed while it began, or being removed) is none."""
-    for run_id in ids(store, pipeline):
-        try:
-            yield Run(store, _record(store, run_id))
-        except FileNotFoundError:
-            continue
-        except (ValueError, KeyError, TypeError):
-            store.told(f"the record of run {run_id} is damaged and passed over")
+    for _, together in groupby(ids(store, pipeline), key=_second):
+        found = []
+        for run_id in together:
+            try:
+                found.append(Run(store, _record(store, run_id)))
+            except FileNotFoundError:
+                continue
+            except Damaged:
+                store.told(
+                    f"the record of run {run_id} is damaged and passed over; `orchestrate fsck --repair` mends it"
+                )
+        yield from sorted(found, key=lambda run: run.record.started, reverse=True)
+
+
+def _second(run_id: str) -> str:
+    """What a run id tells of the time: runs of one second are told apart by their records."""
+    return run_id.split("-", 1)[1].rsplit("-", 1)[0]
 
 
 def recent(store: ArtifactStore, pipeline: str | None = None, *, limit: int = 20) -> list[Run]:
@@ -236,7 +252,12 @@ def latest(store: ArtifactStore, pipeline: str | None = None) -> Run:
 
 
 def _record(store: ArtifactStore, run_id: str) -> RunRecord:
-    return RunRecord.from_json(json.loads(store.files.read(f"runs/{run_id}/run.json")))
+    return read_whole(store.files, f"runs/{run_id}/run.json", parse_record)
+
+
+def parse_record(data: bytes) -> RunRecord:
+    """Raises one of seals.MALFORMED for bytes that are not a whole record."""
+    return RunRecord.from_json(unsealed(data, always=False))
 
 
 class Diary:
@@ -259,14 +280,14 @@ class Diary:
     def save(self) -> None:
         """Store the record as it stands, and what was appended since in a remote storage."""
         with self._lock:
-            body = canonical(self.record.to_json())
+            body = sealed(self.record.to_json())
         self.store.files.write(f"runs/{self.record.run_id}/run.json", body)
         if self.remote:
             self._upload()
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": time.time(), "event": kind, **fields}, default=str)
-        self._append("events.jsonl", line)
+        event = json.loads(json.dumps({"time": time.time(), "event": kind, **fields}, default=str))
+        self._append("events.jsonl", json.dumps({**event, "crc": _checksum(event)}))
 
     def log(self, stage: str, text: str) -> None:
         now = time.time()
@@ -284,6 +305,7 @@ class Diary:
 
     def _append(self, name: str, line: str) -> None:
         # A full disk must not stop a training for the sake of its diary: the next checkpoint or commit tells of it.
+        seen("append", f"runs/{self.record.run_id}/{name}")
         with suppress(OSError), self._lock, open(self.folder / name, "a", encoding="utf-8") as out:
             out.write(line + "\n")
 
@@ -301,6 +323,10 @@ class Diary:
             # A storage that is away is met, and told, by the next commit; the folder goes when the run ends.
             with suppress(Unavailable, OSError):
                 self._upload()
+
+
+def _checksum(event: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(event, sort_keys=True).encode()):08x}"
 
 
 def _known(cls: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
