@@ -90,6 +90,11 @@ class Files(ABC):
         """Modification time in ns where the backend keeps it for a file's whole life, else None."""
         return None
 
+    def written(self, path: str) -> float | None:
+        """When a file was written, in seconds by the storage's own clock; None when it is absent or that is not known."""
+        found = self.modified(path)
+        return None if found is None else found / 1e9
+
     @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Names directly under a folder, sorted; empty when absent."""

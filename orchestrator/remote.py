@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +89,21 @@ class RemoteFiles(Files):
             return int(self._call("read", lambda: self._info(path))["size"])
         except FileNotFoundError:
             return None
+
+    def written(self, path: str) -> float | None:
+        try:
+            found = self._call("read", lambda: self._info(path))
+        except FileNotFoundError:
+            return None
+        for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
+            when = found.get(name)
+            if isinstance(when, (int, float)):
+                return float(when)
+            if isinstance(when, datetime):
+                return when.timestamp()
+            if isinstance(when, str):
+                return datetime.fromisoformat(when).timestamp()
+        return None
 
     def _info(self, path: str) -> Mapping[str, Any]:
         """fsspec may answer from a listing that is old: what it says is gone is looked for itself."""
