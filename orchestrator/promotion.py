@@ -9,28 +9,27 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
 
 from orchestrator.errors import Unavailable
 from orchestrator.gate import Holder
-from orchestrator.registry import error_code
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from orchestrator.owner import Owner
+from orchestrator.registry import Patient, error_code
 
 DIGEST_TAG = "orchestrator.artifact"  # of the model artifact; searched before a version is created
 SCORE_TAG = "orchestrator.score."
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 LOCK_WAIT_S = 120.0
 LOCK_STALE_S = 60.0  # a lock that stays this long in the same hands was left by a dead process: its work takes seconds
-LOCK_OLD_S = 600.0  # and one this old by its own clock need not be watched
+LOCK_OLD_S = 86_400.0  # and one this old by its own clock, which may be wrong, need not be watched
 
 
 class Versions:
     """The versions of one registered model."""
 
-    def __init__(self, client: MlflowClient, model: str) -> None:
+    def __init__(self, client: Patient, model: str) -> None:
         self.client, self.model = client, model
 
     def find(self, digest: str) -> str | None:
@@ -40,14 +39,17 @@ class Versions:
         return max((str(version.version) for version in found), key=int, default=None)
 
     def create(self, digest: str, source: str, run: str, description: str) -> str:
-        """The version of this artifact, created when there is none."""
-        self._ensure_model()
-        found = self.find(digest)
-        if found is not None:
-            return found
-        tags = {DIGEST_TAG: digest}
-        made = self.client.create_model_version(self.model, source, run, tags=tags, description=description)
-        return str(made.version)
+        """The version of this artifact, created when there is none. By one at a time: see `locked`."""
+
+        def create() -> str:
+            tags = {DIGEST_TAG: digest}
+            made = self.client.create_model_version(self.model, source, run, tags=tags, description=description)
+            if not made.version:
+                raise ConnectionError("it gives no answer of MLflow's")
+            return str(made.version)
+
+        self.client.again(self._ensure_model)
+        return self.client.settled(lambda: self.find(digest), create)
 
     def _ensure_model(self) -> None:
         try:
@@ -90,56 +92,68 @@ def _packed(result: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def locked(client: MlflowClient, model: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator[Callable[[], bool]]:
-    """Be the only one who moves aliases of `model`; yields a test whether that is still so, for just before a move.
+def locked(
+    client: Patient, model: str, owner: str = "", *, wait_s: float | None = None
+) -> Iterator[Callable[[], bool]]:
+    """Be the only one who makes versions and moves aliases of `model`; yields a test whether that is still so, for just
+    before a move.
 
-    Raises Unavailable when another process holds the lock all the time.
+    `owner` names who asks: whoever asks again under the same name has the lock it left. Raises Unavailable when another
+    process holds the lock all the time.
     """
-    lock = _Lock(client, model)
-    lock.take(wait_s)
+    lock = _Lock(client, model, owner or uuid.uuid4().hex)
+    lock.take(LOCK_WAIT_S if wait_s is None else wait_s)
     try:
         yield lock.is_ours
     finally:
-        if lock.is_ours():
-            lock.remove()
+        lock.remove()
 
 
 class _Lock:
-    """The registered model `NAME.lock`, whose tag says whose it is."""
+    """The registered model `NAME.lock`, whose tags say whose it is."""
 
-    def __init__(self, client: MlflowClient, model: str, name: str | None = None) -> None:
-        self.client, self.model = client, model
+    def __init__(self, client: Patient, model: str, token: str, name: str | None = None) -> None:
+        self.client, self.model, self.token = client, model, token
         self.name = name or f"{model}.lock"
-        self.token = uuid.uuid4().hex
 
     def try_create(self) -> bool:
         """Whether the lock is ours now. A creation whose reply was lost is ours as well."""
-        tags = {"owner": self.token, "since": str(time.time()), "orchestrator.lock": self.model}
-        try:
-            self.client.create_registered_model(self.name, tags=tags)
-        except Exception as error:
-            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return self.is_ours()
-        return True
 
-    def owner(self) -> tuple[str, float] | None:
-        """(owner, since) of the lock as it is, None when there is none."""
+        def create() -> bool:
+            process = json.dumps(asdict(Owner.here(self.token, 0)))
+            tags = {"owner": self.token, "process": process, "since": str(time.time())}
+            try:
+                self.client.create_registered_model(self.name, tags={**tags, "orchestrator.lock": self.model})
+            except Exception as error:
+                if error_code(error) == "RESOURCE_ALREADY_EXISTS":
+                    return False
+                raise
+            return True
+
+        return self.client.settled(lambda: self.is_ours() or None, create)
+
+    def tags(self) -> dict[str, str] | None:
+        """The lock as it is, None when there is none."""
         try:
-            tags = self.client.get_registered_model(self.name).tags
+            return dict(self.client.get_registered_model(self.name).tags)
         except Exception as error:
             if error_code(error) in ABSENT:
                 return None
             raise
-        return str(tags.get("owner", "")), float(tags.get("since", 0))
 
     def is_ours(self) -> bool:
-        found = self.owner()
-        return found is not None and found[0] == self.token
+        found = self.tags()
+        return found is not None and found.get("owner") == self.token
 
     def remove(self) -> None:
+        """Let go of it, if it is ours still."""
+
+        def delete() -> None:
+            if self.is_ours():
+                self.client.delete_registered_model(self.name)
+
         try:
-            self.client.delete_registered_model(self.name)
+            self.client.again(delete)
         except Exception as error:
             if error_code(error) not in ABSENT:
                 raise
@@ -148,28 +162,43 @@ class _Lock:
         start = time.monotonic()
         seen, seen_since = "", start
         while not self.try_create():
-            now, found = time.monotonic(), self.owner()
+            now, found = time.monotonic(), self.tags()
             if found is None:
                 continue
-            if found[0] != seen:
-                seen, seen_since = found[0], now
-            if now - seen_since > LOCK_STALE_S or time.time() - found[1] > LOCK_OLD_S:
-                self._break(seen)
+            owner = found.get("owner", "")
+            if owner != seen:
+                seen, seen_since = owner, now
+            if now - seen_since > LOCK_STALE_S or _dead(found):
+                self._break(owner)
             elif now - start > wait_s:
                 raise Unavailable(
-                    f"another process is promoting {self.model}",
+                    f"another process is registering {self.model}",
                     hint=f"try again; if none is, delete the registered model {self.name}",
                 )
             time.sleep(0.25)
 
     def _break(self, owner: str) -> None:
         """Remove the lock of a dead owner. Of those who find it stale one does so: the one who creates its breaker."""
-        breaker = _Lock(self.client, self.model, f"{self.name}.{owner[:12] or 'unknown'}")
+        breaker = _Lock(self.client, self.model, uuid.uuid4().hex, f"{self.name}.{owner[:12] or 'unknown'}")
         if not breaker.try_create():
+            left = breaker.tags()  # a breaker may die as well
+            if left is not None and _dead(left):
+                self.client.delete_registered_model(breaker.name)
             return
         try:
-            found = self.owner()
-            if found is not None and found[0] == owner:
-                self.remove()
+            found = self.tags()
+            if found is not None and found.get("owner", "") == owner:
+                self.client.delete_registered_model(self.name)
         finally:
             breaker.remove()
+
+
+def _dead(tags: Mapping[str, str]) -> bool:
+    """Whether a lock's owner is known to be dead: a process of this machine that is gone, or a lock of long ago."""
+    with suppress(KeyError, TypeError, ValueError):
+        fate = Owner.from_json(json.loads(tags["process"])).fate
+        if fate != "unknown":
+            return fate == "dead"
+    with suppress(ValueError):
+        return time.time() - float(tags.get("since", 0)) > LOCK_OLD_S
+    return True

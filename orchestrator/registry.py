@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import getpass
 import logging
 import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.errors import BadInput, Unavailable
@@ -21,16 +25,18 @@ from orchestrator.errors import BadInput, Unavailable
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+T = TypeVar("T")
 SQLITE = "sqlite:///"
 KEY_TAG = "orchestrator.key"  # the name of a run of ours: searched before creating it
 ENVIRONMENT = {
-    # A retry below us could create a run twice: the reply is lost, the run is not. We search, then try again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
+NO_ACCESS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
+FINAL = REFUSED | NO_ACCESS | {"RESOURCE_DOES_NOT_EXIST"}  # answers: asking again changes nothing
+LOCKED_S = 10.0  # to wait for a local database that another process has locked
 _connecting = threading.RLock()
 _creating = threading.RLock()  # search-then-create is one act in this process
 
@@ -86,6 +92,8 @@ def plain_uri(uri: str) -> str:
 
 def quieten() -> None:
     """Import mlflow with our settings, where the user's environment has none of its own."""
+    # A retry below us could create a run twice: the reply is lost, the run is not. We search, then try again.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  # sets up its logging
@@ -97,57 +105,159 @@ def quieten() -> None:
 def connect(uri: str) -> MlflowClient:
     """A client of `uri`, registry included. Creates a local database once, however many processes ask at a time.
 
-    Raises what MLflow raises when a database cannot be opened; a server is not contacted yet.
+    Raises OSError or what MLflow raises when a database cannot be opened; a server is not contacted yet.
     """
     with _connecting:
         quieten()
         uri = plain_uri(uri)
-        with _alone_with(uri):
-            from mlflow import MlflowClient
+        from mlflow import MlflowClient
 
-            client = MlflowClient(uri, registry_uri=uri)
-            if uri.startswith(SQLITE):
-                client.get_experiment_by_name("")  # opens the database: creates its tables
+        if uri.startswith(SQLITE):
+            _prepare_database(Path(uri.removeprefix(SQLITE)))
+        client = MlflowClient(uri, registry_uri=uri)
+        if uri.startswith(SQLITE):
+            client.get_experiment_by_name("")  # opens the database
         return client
 
 
+def _prepare_database(database: Path) -> None:
+    """A database that is whole and can be read; MLflow would try for minutes to open one that cannot."""
+    if not database.exists():
+        with _alone_with(database):
+            if not database.exists():
+                _create_database(database)
+    import sqlite3
+
+    try:
+        with closing(sqlite3.connect(database, timeout=LOCKED_S)) as opened:
+            opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise OSError(f"the database {database}: {error}") from error
+
+
+def _create_database(database: Path) -> None:
+    """Make it elsewhere and move it there whole: MLflow cannot open one whose making was cut off by a kill."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="mlflow-") as scratch:
+        fresh = Path(scratch) / database.name
+        MlflowClient(f"{SQLITE}{fresh}", registry_uri=f"{SQLITE}{fresh}").get_experiment_by_name("")
+        temporary = database.with_name(f"{database.name}.new")
+        with fresh.open("rb") as source, temporary.open("wb") as out:
+            shutil.copyfileobj(source, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, database)
+
+
 @contextmanager
-def _alone_with(uri: str) -> Iterator[None]:
-    """Holds a lock file beside a sqlite database; processes that open a fresh one together race in its migrations."""
-    if not uri.startswith(SQLITE):
-        yield
-        return
-    database = Path(uri.removeprefix(SQLITE))
+def _alone_with(database: Path) -> Iterator[None]:
+    """Holds a lock file beside a sqlite database, so that one process creates it. Raises OSError."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(database.name + ".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + 3 * LOCKED_S  # creating takes seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(f"another process holds {file.name}") from None
+                time.sleep(0.05)
         yield
 
 
-def error_code(error: Exception) -> str:
-    """MLflow's error code, "" for other exceptions (connection errors)."""
-    return str(getattr(error, "error_code", ""))
+class Patient:
+    """A client whose calls are made again while they fail, for `limit_s` each.
+
+    Not so what creates something (`create_…`): its reply may be lost although it was done. That goes through `settled`,
+    which looks first.
+    """
+
+    def __init__(self, client: Any, limit_s: float, say: Callable[[str], None] = lambda line: None) -> None:
+        self._client, self._limit_s, self._say = client, limit_s, say
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return method if name.startswith("create_") else functools.partial(self.again, method)
+
+    def again(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Raises MlflowException or OSError: an answer that is final, or the failure that outlived our patience."""
+        from mlflow.exceptions import MlflowException
+
+        begin, wait_s = time.monotonic(), 0.1
+        while True:
+            try:
+                return call(*args, **options)
+            except Exception as error:
+                if error_code(error) in FINAL:
+                    raise
+                if time.monotonic() - begin + wait_s > self._limit_s:
+                    if isinstance(error, MlflowException | OSError):
+                        raise
+                    raise ConnectionError(f"it gives no answer of MLflow's ({type(error).__name__})") from error
+                self._say(brief(error))
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 4.0)
+
+    def settled(self, find: Callable[[], T | None], create: Callable[[], T]) -> T:
+        """What `find` finds, else what `create` makes: once, although a reply may be lost after the server did it."""
+
+        def once() -> T:
+            found = find()
+            return create() if found is None else found
+
+        return self.again(once)
+
+
+def brief(error: BaseException) -> str:
+    """The first line of a failure."""
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+
+
+def error_code(error: BaseException) -> str:
+    """The error code of MLflow's own answer; "" for anything else: no connection, a proxy's page, a broken database."""
+    code = str(getattr(error, "error_code", ""))
+    if str(error).startswith("API request to "):  # what MLflow's client makes of a reply that is not MLflow's
+        return ""
+    return "" if code == "BAD_REQUEST" and not hasattr(error, "json") else code  # any trouble of a local database
 
 
 def unavailable(uri: str, error: Exception) -> Unavailable:
-    reason = str(error).strip().split("\n", 1)[0][:200]
-    return Unavailable(f"MLflow at {redact(uri)} cannot be used: {reason}", hint="what was trained is kept: run again")
+    reason = f"MLflow at {redact(uri)} cannot be used: {brief(error)}"
+    if error_code(error) in NO_ACCESS:
+        return Unavailable(reason, hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token")
+    return Unavailable(reason, hint="what was trained is kept: once MLflow is back, run again")
 
 
-def experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def experiment(client: Patient, name: str, artifacts: str | None) -> str:
     """The id of an experiment, created (with `artifacts` as its location) or restored when need be."""
-    with _creating:
+
+    def find() -> str | None:
         found = client.get_experiment_by_name(name)
         if found is None:
-            try:
-                return str(client.create_experiment(name, artifact_location=artifacts))
-            except Exception as error:
-                found = client.get_experiment_by_name(name)
-                if error_code(error) != "RESOURCE_ALREADY_EXISTS" or found is None:
-                    raise  # else another process created it first
+            return None
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        return _given(found.experiment_id)
+
+    def create() -> str:
+        try:
+            return _given(client.create_experiment(name, artifact_location=artifacts))
+        except Exception as error:
+            if error_code(error) == "RESOURCE_ALREADY_EXISTS" and (found := find()):
+                return found  # another process created it first
+            raise
+
+    with _creating:
+        return client.settled(find, create)
+
+
+def _given(identity: Any) -> str:
+    """What a server gave something as its id. Raises ConnectionError where it gave none: no MLflow answers there."""
+    if not identity:
+        raise ConnectionError("it gives no answer of MLflow's")
+    return str(identity)
 
 
 def artifact_location(storage: str, uri: str, pipeline: str) -> str | None:
@@ -158,15 +268,19 @@ def artifact_location(storage: str, uri: str, pipeline: str) -> str | None:
     return f"{root or storage.rstrip('/')}/mlflow-artifacts/{pipeline}"
 
 
-def find_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    """The id of the run with this key."""
+def find_run(client: Patient, experiment_id: str, key: str) -> str | None:
+    """The id of the run with this key. A second one (a request that was done long after we gave it up) is removed."""
     quoted = key.replace("'", "")
-    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", order_by=order)
+    ids = [_given(run.info.run_id) for run in found]
+    for extra in ids[1:]:
+        client.delete_run(extra)
+    return ids[0] if ids else None
 
 
 def ensure_run(
-    client: MlflowClient,
+    client: Patient,
     experiment_id: str,
     key: str,
     *,
@@ -179,16 +293,33 @@ def ensure_run(
     `parent` is the id of the run that it is nested in. A reply lost after the server committed is harmless: the next
     call finds the run by its key.
     """
-    with _creating:
-        found = find_run(client, experiment_id, key)
-        if found is not None:
-            return found
+
+    def create() -> str:
         name = key if parent is None else key.rpartition("/")[2]
         known = {KEY_TAG: key, "mlflow.source.name": "orchestrate", "mlflow.user": _user(), **(tags or {})}
         if parent is not None:
             known["mlflow.parentRunId"] = parent
         run = client.create_run(experiment_id, start_time=started_ms, tags=known, run_name=name)
-        return str(run.info.run_id)
+        return _given(run.info.run_id)
+
+    with _creating:
+        return client.settled(lambda: find_run(client, experiment_id, key), create)
+
+
+def upload(client: Patient, run: str, file: Path, folder: str | None) -> None:
+    """Store a file with a run, and see that it is there: a redirect or a proxy's page also answers 200.
+
+    Raises MlflowException or OSError.
+    """
+
+    def stored() -> None:
+        client.log_artifact(run, str(file), folder)
+        there = {item.path: item.file_size for item in client.list_artifacts(run, folder)}
+        size = there.get(f"{folder}/{file.name}" if folder else file.name, -1)
+        if size is not None and size != file.stat().st_size:  # some stores tell no sizes
+            raise ConnectionError(f"{file.name} did not arrive")
+
+    client.again(stored)
 
 
 def _user() -> str:

@@ -6,21 +6,26 @@ idempotent: runs are searched by key before they are created, the rest replaces 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import registry
-from orchestrator.spool import Entry, Spool
+from orchestrator.spool import Entry, Spool, spools
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from orchestrator.registry import Patient
 
 METRICS_A_CALL, OTHERS_A_CALL = 900, 100  # MLflow takes 1000 items a call, of which 100 parameters and 100 tags
 GATHER_S = 0.3  # entries that come this close together share a call
 LONGEST_WAIT_S = 30.0
+PATIENCE_S = 2.0  # for one call; what fails longer is an outage, which is waited out
+DOWN_CLOSE_S = 3.0  # to send what is left where MLflow did not answer last time
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,8 +48,12 @@ class Delivery:
         self._header: Entry = {}
         self._runs: dict[str, Entry] = {}  # key -> the entry that opened the run
         self._ids: dict[str, str] = {}
-        self._client: MlflowClient | None = None
+        self._ended: set[str] = set()
+        self._last_ms = 0
+        self._client: Patient | None = None
         self._experiment = ""
+        self._done: list[bool] = []  # what the calls of a turn that broke off came to
+        self._turn = 0  # the number of the next call of this turn
         for entry in spool.read(0, limit=10**9)[0]:
             self._learn(entry)
 
@@ -52,16 +61,30 @@ class Delivery:
     def uri(self) -> str:
         return self._uri or str(self._header.get("uri", ""))
 
+    @property
+    def known(self) -> bool:
+        """Whether the spool says where its entries are to go (a full disk may have taken that)."""
+        return bool(self._header)
+
     def _learn(self, entry: Entry) -> None:
+        self._last_ms = max(self._last_ms, int(entry.get("time", 0)))
         if entry["op"] == "open":
             self._header = entry
         elif entry["op"] == "run":
             self._runs[entry["run"]] = entry
+            self._ended.discard(entry["run"])
+        elif entry["op"] == "end":
+            self._ended.add(entry["run"])
 
     def deliver(self, entries: Iterable[Entry]) -> None:
-        """Raises what MLflow raises when the server cannot be reached; the same entries may then come again."""
+        """Tell what entries say.
+
+        Raises what MLflow raises when the server cannot be reached; the same entries must then come again, and what was
+        told of them is not repeated.
+        """
         batches: dict[str, _Batch] = {}
         delivered: list[str] = []
+        self._turn = 0
         for entry in entries:
             self._learn(entry)
             key = entry.get("run", "")
@@ -83,14 +106,22 @@ class Delivery:
                     self._end(key, entry)
         for key, batch in batches.items():
             self._flush(key, batch)
+        self._done.clear()
         for file in delivered:
             self.spool.forget(file)
 
+    def abandon(self) -> None:
+        """Close the runs of a process that died."""
+        self._turn = 0
+        for key in sorted(self._runs.keys() - self._ended, reverse=True):
+            self._end(key, {"status": "KILLED", "time": self._last_ms})
+        self._done.clear()
+
     # --- runs ------------------------------------------------------------------------------------------------------
 
-    def _connected(self) -> MlflowClient:
+    def _connected(self) -> Patient:
         if self._client is None:
-            client = registry.connect(self.uri)
+            client = registry.Patient(registry.connect(self.uri), PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
             self._client = client
@@ -114,7 +145,7 @@ class Delivery:
     def _reopen(self, key: str) -> None:
         """A run that goes on after it was ended (a retry, a resumed pipeline) is running again."""
 
-        def running(client: MlflowClient, run: str) -> None:
+        def running(client: Patient, run: str) -> None:
             if client.get_run(run).info.status != "RUNNING":
                 client.update_run(run, status="RUNNING")
 
@@ -128,16 +159,24 @@ class Delivery:
 
     def _tell(self, what: str, call: Callable[[Any, str], object], key: str) -> bool:
         """Make one call for a run; False when the server refuses it for good. Raises when it cannot be reached."""
+        if self._turn == len(self._done):
+            self._done.append(self._told(what, call, key))
+        self._turn += 1
+        return self._done[self._turn - 1]
+
+    def _told(self, what: str, call: Callable[[Any, str], object], key: str) -> bool:
         client = self._connected()
+        reason = "its run is deleted again and again"
         for _ in range(2):
             try:
                 call(client, self._id(key))
                 return True
             except Exception as error:
-                code, reason = registry.error_code(error), str(error).strip().split("\n", 1)[0][:200]
+                code = registry.error_code(error)
                 if code == "RESOURCE_DOES_NOT_EXIST":  # the run was deleted meanwhile: make it again, once
                     self._ids.clear()
                 elif code in registry.REFUSED:
+                    reason = registry.brief(error)
                     break
                 else:
                     raise
@@ -145,10 +184,13 @@ class Delivery:
         return False
 
     def _file(self, key: str, entry: Entry) -> None:
-        path = self.spool.file(entry["file"])
-        if not path.exists():  # delivered before, in a turn that broke off later
-            return
-        self._tell(entry["file"], lambda client, run: client.log_artifact(run, str(path), entry["folder"] or None), key)
+        path, folder = self.spool.file(entry["file"]), entry["folder"] or None
+
+        def stored(client: Patient, run: str) -> None:
+            if path.exists():  # else it was delivered before, in a turn that broke off later
+                registry.upload(client, run, path, folder)
+
+        self._tell(entry["file"], stored, key)
 
     def _flush(self, key: str, batch: _Batch) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -175,8 +217,37 @@ def _slices(values: list[Any], size: int) -> Iterable[list[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
+def drain(
+    spool: Spool, uri: str | None = None, told: Callable[[int], None] = lambda count: None
+) -> tuple[int, list[str]]:
+    """Deliver a spool that nobody writes any more, and remove it; the caller holds it.
+
+    `told` hears how many entries have arrived. Returns that count, and what was refused. Raises what MLflow raises.
+    """
+    delivery, sent = Delivery(spool, uri), 0
+    if not delivery.known:
+        count = spool.pending()
+        spool.set_aside()
+        return 0, [
+            f"{count} records that do not say where they belong (the disk was full): {spool.path}"
+        ] if count else []
+    position = spool.position
+    while True:
+        entries, after = spool.read(position)
+        if not entries:
+            break
+        delivery.deliver(entries)
+        spool.confirm(after)
+        position = after
+        sent += len(entries)
+        told(len(entries))
+    delivery.abandon()
+    spool.remove()
+    return sent, delivery.rejected
+
+
 class Sender:
-    """A background thread that delivers one spool. An outage is told once, and waited out."""
+    """A background thread that delivers one spool, and what earlier runs left. An outage is told once, and waited out."""
 
     def __init__(self, spool: Spool, notice: Callable[[str], None]) -> None:
         self.spool = spool
@@ -184,6 +255,7 @@ class Sender:
         self._wake = threading.Event()
         self._deadline: float | None = None  # set by close
         self._down = False
+        self._others_due = True
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
 
     def start(self) -> None:
@@ -193,40 +265,58 @@ class Sender:
         self._wake.set()
 
     def close(self, timeout_s: float) -> int:
-        """Deliver what is left, for at most `timeout_s`; returns how many entries stay in the spool."""
-        self._deadline = time.monotonic() + timeout_s
+        """Deliver what is left, for at most `timeout_s` (less where MLflow is down); returns how many entries stay."""
+        allowed = min(timeout_s, DOWN_CLOSE_S) if self._down else timeout_s
+        self._deadline = time.monotonic() + allowed
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(allowed)
         self.spool.close()
         if self._thread.is_alive():  # inside a call; the thread lets go of the spool when that returns
             return self.spool.pending()
         left = self.spool.pending()
         if left == 0 and self.spool.acquire():
             self.spool.remove()
+        self.spool.release()
         return left
 
     def _run(self) -> None:
-        if not self.spool.acquire():  # another process sends this run's spool: what it misses, sync or it will send
-            self._notice(f"another process is sending {self.spool.path}")
-            return
         try:
-            self._send()
+            if self._acquired():
+                self._send()
         finally:
             self.spool.release()
 
+    def _acquired(self) -> bool:
+        while True:
+            try:
+                if self.spool.acquire():
+                    return True
+            except OSError:  # no room for a lock file yet
+                if self._deadline is not None:
+                    return False
+                self._pause(LONGEST_WAIT_S, gather=False)
+                continue
+            self._notice(f"another process is sending {self.spool.path}")  # what it misses, `sync` will send
+            return False
+
     def _send(self) -> None:
         delivery, position, failures = Delivery(self.spool), self.spool.position, 0
+        entries: list[Entry] = []
+        after = position
         while True:
-            entries, after = self.spool.read(position)
+            if not entries:
+                entries, after = self.spool.read(position)
             if not entries:
                 if self._deadline is not None:
                     return
-                self._pause(60.0)
+                if self._others_due and not self._down and position:
+                    self._send_others()
+                else:
+                    self._pause(60.0)
                 continue
             try:
                 delivery.deliver(entries)
-                self.spool.confirm(after)
             except Exception as error:  # noqa: BLE001  # nothing that MLflow does may reach training; told below
                 failures += 1
                 self._outage(delivery, error)
@@ -234,8 +324,30 @@ class Sender:
                     return
                 self._pause(min(2.0 ** (failures - 1), LONGEST_WAIT_S), gather=False)
                 continue
-            position, failures = after, 0
+            with suppress(OSError):  # a full disk: they would be told twice after a crash, which changes nothing
+                self.spool.confirm(after)
+            position, failures, entries = after, 0, []
             self._recovered(delivery)
+
+    def _send_others(self) -> None:
+        """What runs that were killed, or that met an outage, left in the same place."""
+        self._others_due = False
+        sent = 0
+        for spool in spools(self.spool.path.parent):
+            if spool.name == self.spool.name or self._deadline is not None:
+                continue
+            try:
+                if not spool.acquire():
+                    continue
+                try:
+                    count, _ = drain(spool)
+                    sent += count
+                finally:
+                    spool.release()
+            except Exception as error:  # noqa: BLE001  # as above; `sync` tells of it, and tries again
+                _log.info("%s was not sent: %s", spool.path, registry.brief(error))
+        if sent:
+            self._notice(f"MLflow was told {sent} records that earlier runs had left")
 
     def _pause(self, seconds: float, *, gather: bool = True) -> None:
         """Wait for entries (or, after a failure, for time to pass). Closing cuts it short."""
@@ -253,8 +365,8 @@ class Sender:
 
     def _outage(self, delivery: Delivery, error: Exception) -> None:
         if not self._down:
-            reason = str(error).strip().split("\n", 1)[0][:200]
             place = registry.redact(delivery.uri)
+            reason = registry.brief(error)
             self._notice(f"MLflow at {place} does not answer ({reason}); what is logged waits in {self.spool.path}")
         self._down = True
 

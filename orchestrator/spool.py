@@ -7,6 +7,7 @@ A line is whole or ignored: a process killed while writing leaves half a line, w
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,18 +33,26 @@ class Spool:
         self._lock_path = directory / f"{name}.lock"
         self._mutex = threading.Lock()
         self._out: IO[bytes] | None = None
+        self._torn = False  # the file ends in half a line
         self._held: IO[bytes] | None = None
 
     def append(self, entry: Entry) -> None:
-        """Add an entry; on return it survives the death of this process (not of the machine). Raises OSError."""
+        """Add an entry; on return it survives the death of this process (not of the machine).
+
+        Raises OSError; the entry is then not in it.
+        """
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         with self._mutex:
             if self._out is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._out = self.path.open("ab", buffering=0)
-                if self._ends_torn():
-                    line = b"\n" + line
-            self._out.write(line)
+                self._torn = self._ends_torn()
+            if self._torn:
+                line = b"\n" + line
+            written = self._out.write(line)
+            self._torn = (self._torn and not written) or 0 < written < len(line)
+            if written < len(line):  # what a nearly full disk does before it tells
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _ends_torn(self) -> bool:
         if self.path.stat().st_size == 0:
@@ -55,7 +65,11 @@ class Spool:
         """Store a file that an entry will name; returns its path relative to the spool. `name` is its last part."""
         folder = self._files / uuid.uuid4().hex
         folder.mkdir(parents=True)
-        (folder / name).write_bytes(content)
+        try:
+            (folder / name).write_bytes(content)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return f"{folder.name}/{name}"
 
     def file(self, relative: str) -> Path:
@@ -68,17 +82,25 @@ class Spool:
     # --- reading on ------------------------------------------------------------------------------------------------
 
     def acquire(self) -> bool:
-        """Become the one who sends this spool; False when another process (or thread) is. Ends with `release`."""
-        if not self.path.parent.is_dir():
-            return False
-        held = self._lock_path.open("ab")
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.close()
-            return False
-        self._held = held
-        return True
+        """Become the one who writes or sends this spool; False when another process (or thread) is. Ends with `release`.
+
+        Raises OSError where no lock file can be made.
+        """
+        if self._held is not None:
+            return True
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            held = self._lock_path.open("ab")
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.close()
+                return False
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(held.fileno()), self._lock_path.stat()):
+                    self._held = held
+                    return True
+            held.close()  # it was removed by who held it before us
 
     def release(self) -> None:
         if self._held is not None:
@@ -127,6 +149,12 @@ class Spool:
         for path in (self.path, self._sent, self._lock_path):
             path.unlink(missing_ok=True)
         self.release()
+
+    def set_aside(self) -> None:
+        """Keep what can be sent nowhere, for a human, under a name that `spools` passes over. The caller holds it."""
+        self.close()
+        if self.path.exists():
+            os.replace(self.path, self.path.with_suffix(".unsendable"))
 
     def close(self) -> None:
         with self._mutex:

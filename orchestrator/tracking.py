@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import registry
-from orchestrator.errors import Unavailable
-from orchestrator.sender import Delivery, Sender
+from orchestrator.sender import Delivery, Sender, drain
 from orchestrator.spool import Spool, spools
 
 PARAM_LENGTH = 6000  # MLflow cuts longer ones; ours then stand in full in an artifact
 TAG_LENGTH = 8000
+CLOSE_S = 8.0  # what an outage may cost a run at its end
+STRUCTURE = ("open", "run", "end")  # entries without which others mean nothing
 _UNFIT = re.compile(r"[^\w./ :-]")  # what MLflow takes in no name
 _STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 _log = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class _Writer:
         self.spool, self.sender, self.notice = spool, sender, notice
         self.lost = 0
         self._waiting: list[dict[str, Any]] | None = []
+        self._unwritten: list[dict[str, Any]] = []  # what gives the rest its meaning: written once there is room
+        self._points: set[int] = set()
         self._lock = threading.RLock()
 
     def hold(self, entry: dict[str, Any]) -> None:
@@ -108,15 +111,32 @@ class _Writer:
         with self._lock:
             if self._waiting is None:
                 return
-            for entry in self._waiting:
+            with self.guarded():
+                self.spool.acquire()  # before the first line, so that no `sync` takes it for one left behind
+            waiting, self._waiting = self._waiting, None
+            for entry in waiting:
                 self._append(entry)
-            self._waiting = None
             self.sender.start()
 
+    def new_point(self, key: str, name: str, step: int, value: float) -> bool:
+        """Whether a metric's point is told for the first time: a training that goes on from a checkpoint repeats some."""
+        point = hash((key, name, step, value))
+        if point in self._points:
+            return False
+        self._points.add(point)
+        return True
+
     def _append(self, entry: dict[str, Any]) -> None:
-        with self.guarded():
-            self.spool.append(entry)
-            self.sender.wake()
+        with self._lock:
+            if entry["op"] in STRUCTURE:
+                self._unwritten.append(entry)
+            with self.guarded():
+                while self._unwritten:
+                    self.spool.append(self._unwritten[0])
+                    del self._unwritten[0]
+                if entry["op"] not in STRUCTURE:
+                    self.spool.append(entry)
+        self.sender.wake()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -158,7 +178,8 @@ class Branch:
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         with self._writer.guarded():
-            pairs = [(_name(name), float(value)) for name, value in values.items()]
+            given = [(_name(name), float(value)) for name, value in values.items()]
+            pairs = [(name, value) for name, value in given if self._writer.new_point(self.key, name, int(step), value)]
             if pairs:
                 now = _now_ms()
                 self._write({"op": "metrics", "run": self.key, "time": now, "step": int(step), "values": pairs})
@@ -204,10 +225,12 @@ class RunTracker(Branch):
         if not self._writer.idle:
             super().artifact(name, content)
 
-    def close(self, timeout_s: float = 10.0) -> int:
+    def close(self, timeout_s: float = CLOSE_S) -> int:
         """Send what is left, for at most `timeout_s`; returns how many entries wait for `sync`."""
         if self._writer.idle:
             return 0
+        if self._writer.lost > 1:
+            self._writer.notice(f"{self._writer.lost} records were not logged to {self._writer.spool.path}")
         try:
             return self._writer.sender.close(timeout_s)
         except OSError as error:
@@ -228,7 +251,7 @@ class NullTracker:
     def child(self, name: str) -> NullTracker:
         return self
 
-    def close(self, timeout_s: float = 10.0) -> int:
+    def close(self, timeout_s: float = CLOSE_S) -> int:
         return 0
 
 
@@ -243,38 +266,55 @@ class Synced:
     refused: list[str] = field(default_factory=list)
 
 
-def sync(storage: str, tracking_uri: str | None = None, spool_dir: Path | None = None) -> Synced:
-    """Send what outages left in the spools of a storage; `tracking_uri` instead of where each was meant to go."""
-    counts = Synced()
+def sync(
+    storage: str,
+    tracking_uri: str | None = None,
+    spool_dir: Path | None = None,
+    *,
+    progress: Callable[[str, int, int], None] = lambda name, sent, total: None,
+) -> Synced:
+    """Send what outages left in the spools of a storage; `tracking_uri` instead of where each was meant to go.
+
+    `progress` hears a spool's name, and how many of how many of its entries have arrived.
+    """
+    counts, away = Synced(), set[str]()
+    given = registry.plain_uri(registry.tracking_uri(storage, tracking_uri)) if tracking_uri else None
     for spool in spools(spool_dir or spool_directory(storage)):
-        if not spool.acquire():
-            counts.busy += 1
-            continue
         try:
-            _drain(spool, tracking_uri, counts)
-        except Unavailable as error:
-            counts.errors.append(str(error))
-            counts.left += spool.pending()
-        finally:
-            spool.release()
+            if not spool.acquire():
+                counts.busy += 1
+                continue
+            try:
+                _sync(spool, given, counts, away, progress)
+            finally:
+                spool.release()
+        except OSError as error:
+            counts.errors.append(f"{spool.path}: {error}")
+            counts.left += 1
     return counts
 
 
-def _drain(spool: Spool, tracking_uri: str | None, counts: Synced) -> None:
-    delivery, position = Delivery(spool, tracking_uri), spool.position
-    while True:
-        entries, after = spool.read(position)
-        if not entries:
-            break
-        try:
-            delivery.deliver(entries)
-        except Exception as error:
-            raise registry.unavailable(delivery.uri, error) from error
-        spool.confirm(after)
-        position = after
-        counts.sent += len(entries)
-    counts.refused += delivery.rejected
-    spool.remove()
+def _sync(
+    spool: Spool, given: str | None, counts: Synced, away: set[str], progress: Callable[[str, int, int], None]
+) -> None:
+    total, uri, sent = spool.pending(), given or Delivery(spool).uri, 0
+
+    def told(count: int) -> None:
+        nonlocal sent
+        sent += count
+        counts.sent += count
+        progress(spool.name, sent, total)
+
+    try:
+        if uri in away:  # it was asked a moment ago
+            counts.left += total
+            return
+        _, refused = drain(spool, given, told)
+        counts.refused += refused
+    except Exception as error:  # noqa: BLE001  # whatever a server or what stands in for one may do
+        away.add(uri)
+        counts.errors.append(str(registry.unavailable(uri, error)))
+        counts.left += spool.pending()
 
 
 def _now_ms() -> int:

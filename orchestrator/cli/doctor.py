@@ -182,7 +182,7 @@ def _mlflow(tracking: str | None) -> str:
     from orchestrator import registry
 
     with tempfile.TemporaryDirectory() as folder:
-        client = registry.connect(tracking or f"sqlite:///{folder}/mlflow.db")
+        client = registry.Patient(registry.connect(tracking or f"sqlite:///{folder}/mlflow.db"), limit_s=5.0)
         experiment = registry.experiment(client, "orchestrate-doctor", None if tracking else folder)
         run = client.create_run(experiment).info.run_id
         client.log_metric(run, "answer", 42.0, step=1)

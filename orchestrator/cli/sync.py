@@ -17,18 +17,32 @@ from orchestrator.errors import Unavailable
 def command(storage: str, tracking: str | None, as_json: bool) -> int:
     """Send the records that could not be sent while runs of this storage were going on.
 
-    Exit code 0 when nothing is left, 4 when MLflow was not reached.
+    The next run does so too. What arrived is not sent twice, and two of these at once do no harm.
+
+    \b
+    orchestrate sync
+    orchestrate sync --storage s3://bucket/runs --tracking https://mlflow.example
+
+    \b
+    Exit codes: 0 nothing is left, 2 bad input, 4 MLflow was not reached.
     """
+    import sys
+
     from orchestrator.tracking import sync
 
-    done = sync(storage, tracking)
+    def show(name: str, sent: int, total: int) -> None:
+        if sys.stderr.isatty():
+            options.tell(f"{name}: {sent}/{total}")
+
+    done = sync(storage, tracking, progress=show)
     if as_json:
         options.emit(**asdict(done))
     else:
         options.echo(f"{done.sent} records sent, {done.left} left")
         if done.busy:
             options.tell(
-                f"{done.busy} spool{'s are' if done.busy > 1 else ' is'} held by a run that is going on; it sends them"
+                f"{done.busy} spool{'s are' if done.busy > 1 else ' is'} held by a run or a sync that is going on; "
+                "it sends them"
             )
         for line in done.refused:
             options.tell(f"refused by MLflow: {line}")

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator import gate
-from orchestrator.errors import BadInput, GateRefused
+from orchestrator.errors import BadInput, GateRefused, Interrupted
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from orchestrator.artifacts import Artifact
+    from orchestrator.promotion import Versions
+    from orchestrator.registry import Patient
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,199}")
 ALIAS = re.compile(r"(?!latest$)(?!v\d+$)[A-Za-z_][A-Za-z0-9_-]{0,199}", re.IGNORECASE)
-WAITS_S = (1.0, 3.0, 8.0)  # before an unreachable MLflow is tried again
+PATIENCE_S = 15.0  # how long one call to MLflow is made again while it fails
 
 
 @dataclass(frozen=True)
 class Register(Stage):
     """Register a model in MLflow and give it an alias, if it meets what `require` says."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": "model", "scores": "scores?"}
     outputs: ClassVar[dict[str, str]] = {"registration": "registration"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "mlflow", "numpy")
@@ -97,43 +96,51 @@ class Register(Stage):
         return scores
 
     def _patiently(self, context: Context, model: Artifact, directory: Path, scores: gate.Scores) -> dict[str, Any]:
-        """Register and promote; when MLflow fails, again: nothing is done twice."""
+        """Register and promote. Calls that fail are made again; nothing is done twice."""
         from mlflow.exceptions import MlflowException
 
         from orchestrator import registry
 
         uri = registry.plain_uri(registry.tracking_uri(context.store.url, context.tracking_uri or None))
-        for wait_s in (*WAITS_S, None):
-            try:
-                return self._register(registry.connect(uri), uri, context, model, directory, scores)
-            except (MlflowException, OSError) as error:
-                if wait_s is None or registry.error_code(error) in registry.REFUSED:
-                    raise registry.unavailable(uri, error) from error
-                context.progress.say(f"MLflow at {registry.redact(uri)} failed, trying again in {wait_s:g} s: {error}")
-                time.sleep(wait_s)
-        raise AssertionError("unreachable")
+        said: set[str] = set()
+
+        def say(reason: str) -> None:
+            if reason not in said:
+                said.add(reason)
+                context.progress.say(f"MLflow at {registry.redact(uri)} fails, trying again: {reason}")
+            if context.stopping():
+                raise Interrupted(15)
+
+        try:
+            client = registry.Patient(registry.connect(uri), PATIENCE_S, say)
+            return self._register(client, uri, context, model, directory, scores)
+        except (MlflowException, OSError) as error:
+            raise registry.unavailable(uri, error) from error
 
     def _register(
         self,
-        client: MlflowClient,
+        client: Patient,
         uri: str,
         context: Context,
         model: Artifact,
         directory: Path,
         scores: gate.Scores,
     ) -> dict[str, Any]:
-        from orchestrator.promotion import Versions
+        from orchestrator.promotion import Versions, locked
 
         versions = Versions(client, self.model)
-        version = versions.find(model.digest)
-        if version is None:
+        source = run = ""
+        if versions.find(model.digest) is None:  # the files first: only what takes a moment is done under the lock
             run = _mlflow_run(client, uri, context)
-            client.log_artifacts(run, str(directory), "model")
-            source = f"{client.get_run(run).info.artifact_uri.rstrip('/')}/model"
-            version = versions.create(model.digest, source, run, self.description or _description(context, model))
-        versions.keep_scores(version, scores)
-        versions.tag(version, {"run_id": context.run_id, "pipeline": context.pipeline, **self.tags})
-        findings, promoted = self._promote(client, versions, version, scores)
+            source = _uploaded(client, run, directory)
+        with locked(client, self.model) as still_ours:
+            version = versions.find(model.digest)
+            if version is None:
+                described = self.description or _description(context, model)
+                version = versions.create(model.digest, source, run, described)
+            versions.keep_scores(version, scores)
+            versions.tag(version, {"run_id": context.run_id, "pipeline": context.pipeline, **self.tags})
+            findings, promoted = self._promote(versions, version, scores, still_ours)
         met = all(finding.passed for finding in findings)
         reason = "; ".join(finding.text for finding in findings if finding.passed is met) or "nothing is required"
         versions.tag(version, {"gate": ("passed: " if met else "refused: ") + reason})
@@ -150,23 +157,20 @@ class Register(Stage):
         }
 
     def _promote(
-        self, client: MlflowClient, versions: Any, version: str, scores: gate.Scores
+        self, versions: Versions, version: str, scores: gate.Scores, still_ours: Callable[[], bool]
     ) -> tuple[list[gate.Finding], bool]:
         """Judge against whoever holds the aliases now, and move the alias, while nobody else can."""
-        from orchestrator.promotion import locked
-
         required = gate.requirements(self.require)
-        with locked(client, self.model) as still_ours:
-            rivals = {one.better_than for one in required if one.better_than}
-            holders = {alias: versions.holder(alias) for alias in rivals}
-            others = {alias: None if h and h.version == version else h for alias, h in holders.items()}
-            findings = gate.judge(required, scores, others)
-            if self.alias is None or not all(finding.passed for finding in findings):
-                return findings, False
-            if not still_ours():
-                raise ConnectionError(f"the lock of {self.model} was taken over while it was being promoted")
-            versions.promote(self.alias, version)
-            return findings, True
+        rivals = {one.better_than for one in required if one.better_than}
+        holders = {alias: versions.holder(alias) for alias in rivals}
+        others = {alias: None if h and h.version == version else h for alias, h in holders.items()}
+        findings = gate.judge(required, scores, others)
+        if self.alias is None or not all(finding.passed for finding in findings):
+            return findings, False
+        if not still_ours():
+            raise ConnectionError(f"the lock of {self.model} was taken over while it was being promoted")
+        versions.promote(self.alias, version)
+        return findings, True
 
     def _refuse(self, told: Mapping[str, Any]) -> None:
         aliased = f"without the alias {self.alias}" if self.alias else "but it is not good enough"
@@ -186,7 +190,17 @@ def _packaged(context: Context, model: Artifact) -> Path:
     return package(generator, context.scratch / "model", metadata={"orchestrator": described})
 
 
-def _mlflow_run(client: MlflowClient, uri: str, context: Context) -> str:
+def _uploaded(client: Patient, run: str, directory: Path) -> str:
+    """Store the packaged model with its run; returns where."""
+    from orchestrator import registry
+
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        folder = Path("model", file.relative_to(directory)).parent
+        registry.upload(client, run, file, folder.as_posix())
+    return f"{client.get_run(run).info.artifact_uri.rstrip('/')}/model"
+
+
+def _mlflow_run(client: Patient, uri: str, context: Context) -> str:
     """The MLflow run of this stage, which the tracker may not have told yet."""
     from orchestrator import registry
 

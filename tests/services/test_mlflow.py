@@ -24,7 +24,7 @@ import pytest
 from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import BadInput, GateRefused, Unavailable
 from orchestrator.loaded import sample_source
-from orchestrator.registry import KEY_TAG, connect
+from orchestrator.registry import KEY_TAG, Patient, connect
 from orchestrator.stage import Context
 from orchestrator.stages.register import Register
 from orchestrator.tracking import Tracker, spool_directory, sync
@@ -435,21 +435,23 @@ def test_a_lock_left_by_a_dead_process_is_broken_and_a_living_one_waited_for(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect(server.uri)
-    client.create_registered_model("locked.lock", tags={"owner": "dead", "since": str(time.time() - 3600)})
+    client.create_registered_model("locked.lock", tags={"owner": "dead", "since": str(time.time() - 100_000)})
     stage("locked").run(given(tmp_path, server.uri, 0, 12.0))
     assert champion(server.uri, "locked") == "1"
     left = [m.name for m in client.search_registered_models("name LIKE 'locked.lock%'")]
     assert left == []
 
-    monkeypatch.setattr("orchestrator.promotion.LOCK_WAIT_S", 1.0)
     client.create_registered_model("held.lock", tags={"owner": "alive", "since": str(time.time())})
     from orchestrator.promotion import locked
 
-    with pytest.raises(Unavailable, match="another process is promoting"), locked(client, "held", wait_s=1.0):
+    with (
+        pytest.raises(Unavailable, match="another process is registering"),
+        locked(Patient(client, 5.0), "held", wait_s=1.0),
+    ):
         pass
 
 
 def test_an_unreachable_server_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.stages.register.WAITS_S", (0.1,))
+    monkeypatch.setattr("orchestrator.stages.register.PATIENCE_S", 0.5)
     with pytest.raises(Unavailable, match="cannot be used"):
         stage("nowhere").run(given(tmp_path, "http://127.0.0.1:9", 0, 12.0))
