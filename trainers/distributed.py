@@ -56,8 +56,16 @@ class Workers:
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         return bool(told)
 
+    def told(self, number: int, device: torch.device | str = "cpu") -> int:
+        """Worker 0's number, on every worker."""
+        if self.size == 1:
+            return number
+        agreed = torch.tensor(number, device=device)
+        torch.distributed.broadcast(agreed, 0)
+        return int(agreed)
+
     def gather(self, value: Any) -> list[Any]:
-        """Every worker's value (a tensor, or a mapping of tensors), by rank."""
+        """Every worker's value (anything that pickles), by rank."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -72,6 +80,13 @@ def per_rank_buffers(nets: nn.ModuleDict) -> dict[str, Tensor]:
         for name in getattr(module, "per_rank", ()):
             found[f"{prefix}.{name}" if prefix else name] = getattr(module, name)
     return found
+
+
+def own_buffers(nets: nn.ModuleDict, size: int) -> dict[str, Tensor]:
+    """Stored buffers in which `size` workers differ: per-rank ones, and with several workers their batch statistics."""
+    found = per_rank_buffers(nets) | (shared_buffers(nets) if size > 1 else {})
+    stored = nets.state_dict()
+    return {name: buffer for name, buffer in found.items() if name in stored}
 
 
 def shared_buffers(nets: nn.ModuleDict) -> dict[str, Tensor]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from trainers import checkpoint, pictures
+from trainers import checkpoint, pictures, records
 from trainers.config import TrainConfig
-from trainers.core import Batch
 from trainers.distributed import Workers, shared_buffers
 from trainers.generator import Generator, as_float
+from trainers.records import History
+from trainers.saver import Checkpoints, Saver
 from trainers.step import Game
+from trainers.stream import Stream
 
 if TYPE_CHECKING:
     from trainers.data import Prepared
@@ -30,20 +32,16 @@ FINITE_EVERY = 25  # steps between checks that the losses are finite
 STOP_EVERY = 5  # steps between agreements of several workers on stopping
 GRID = 64  # samples in a picture
 CLOUD = 2000  # points in a picture
-
-
-class Checkpoints(Protocol):
-    """Where committed checkpoints live."""
-
-    def save(self, step: int, files: Mapping[str, bytes | Path]) -> None: ...
-    def latest(self, *, at_most: int | None = None) -> tuple[int, dict[str, Path]] | None: ...
+TOLD = 6  # names in a message
+SLACK = 4  # training goes on for up to one in so many of an interval's steps while a checkpoint is being written
 
 
 class NotFinite(Exception):
-    """A loss became NaN or Inf. `terms` names the losses, `step` the step, `kept` the last finite checkpoint's step."""
+    """A loss or weight became NaN or Inf. `terms` names them, `step` the step, `kept` the last finite checkpoint's step."""
 
     def __init__(self, step: int, terms: list[str], kept: int | None) -> None:
-        super().__init__(f"{', '.join(terms)} not finite at step {step}")
+        more = f" and {len(terms) - TOLD} more" if len(terms) > TOLD else ""
+        super().__init__(f"{', '.join(terms[:TOLD])}{more} not finite at step {step}")
         self.step, self.terms, self.kept = step, terms, kept
 
 
@@ -66,64 +64,18 @@ class Fitted:
 
 
 @dataclass
-class Stream:
-    """Batches of the training split: an endless sequence of shuffled epochs, each position a function of the seed.
-
-    A second domain is shuffled on its own, so that nothing is ever paired.
-    """
-
-    game: Game
-    data: Prepared
-
-    def __post_init__(self) -> None:
-        self.split = self.data.split("train")
-        self.augment: Mapping[str, Any] = self.data.metadata.get("augment") or {}
-        self._orders: dict[tuple[str, int], Tensor] = {}
-
-    def _order(self, domain: str, epoch: int, n: int) -> Tensor:
-        key = (domain, epoch)
-        if key not in self._orders:
-            for old in [old for old in self._orders if old[0] == domain and old[1] < epoch - 1]:
-                del self._orders[old]
-            self._orders[key] = self.game.draws.permutation(("epoch", domain, epoch), n)
-        return self._orders[key]
-
-    def indices(self, position: int, rows: range, n: int, domain: str = "x") -> Tensor:
-        """Indices into the `n` samples of a domain of some rows of the batch at a position of the stream."""
-        first = position * self.game.config.settings.batch_size
-        places = torch.arange(first + rows.start, first + rows.stop)
-        epochs, within = places // n, places % n
-        picked = torch.empty(len(rows), dtype=torch.int64)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            picked[here] = self._order(domain, epoch, n)[within[here]]
-        return picked
-
-    def __call__(self, position: int, rows: range) -> Batch:
-        draws, flip, crop = self.game.draws, None, None
-        if self.augment.get("flip"):
-            flip = draws.uniform(("flip", position), rows, ()) < 0.5
-        if padding := int(self.augment.get("crop") or 0):
-            crop = draws.integers(("crop", position), rows, 2 * padding + 1, (2,))
-        game, other = self.game, None
-        if self.split.other is not None:
-            other = self.indices(position, rows, len(self.split.other), "other")
-        indices = self.indices(position, rows, len(self.split))
-        return self.split.batch(indices, device=game.device, dtype=game.dtype, flip=flip, crop=crop, other=other)
-
-
-@dataclass
 class Training:
-    """A training under way."""
+    """A training under way. `kept` is the step of the newest checkpoint in the store, None before the first."""
 
     game: Game
     data: Prepared
-    checkpoints: Checkpoints | None
-    report: Report
-    stop: Callable[[], bool]
-    history: list[dict[str, float]] = field(default_factory=list)
-    grids: dict[str, bytes] = field(default_factory=dict)
+    checkpoints: Checkpoints | None = None
+    report: Report = lambda event: None
+    stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda line: None
     step: int = 0
+    history: History = field(default_factory=History)
+    grids: dict[str, bytes] = field(default_factory=dict)
     kept: int | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +84,9 @@ class Training:
         self.sample_every = settings.sample_every or max(self.total // 10, 1)
         self.checkpoint_every = settings.checkpoint_every or min(max(self.total // 10, 100), 2000)
         self.stream = Stream(self.game, self.data)
+        self._saver: Saver | None = None
+        if self.checkpoints is not None and self.workers.rank == 0:
+            self._saver = Saver(self.checkpoints, self.checkpoint_every // SLACK)
         self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
         self._clock = (time.monotonic(), 0)
 
@@ -146,19 +101,18 @@ class Training:
         if self.checkpoints is None:
             return
         mine = self.checkpoints.latest(at_most=self.total) if self.workers.rank == 0 else None
-        agreed = torch.tensor(mine[0] if mine else -1)
-        self.workers.broadcast([agreed])
-        if int(agreed) < 0:
+        agreed = self.workers.told(mine[0] if mine else -1, self.game.device)
+        if agreed < 0:
             return
-        found = mine or self.checkpoints.latest(at_most=int(agreed))
-        if found is None or found[0] != int(agreed):
-            raise RuntimeError(f"worker {self.workers.rank} cannot read the checkpoint of step {int(agreed)}")
+        found = mine or self.checkpoints.latest(at_most=agreed)
+        if found is None or found[0] != agreed:
+            raise RuntimeError(f"worker {self.workers.rank} cannot read the checkpoint of step {agreed}")
         self._restore(found[1])
 
     def _restore(self, files: Mapping[str, Path]) -> None:
-        self.step = self.kept = checkpoint.restore(self.game, files)
-        self.history = [json.loads(line) for line in files["history.jsonl"].read_text().splitlines()]
-        self.grids = {name: path.read_bytes() for name, path in files.items() if name.startswith("samples/")}
+        say = self.say if self.workers.rank == 0 else lambda line: None
+        self.step = self.kept = checkpoint.restore(self.game, files, say)
+        self.history, self.grids = records.restore(files, checkpoint.read_about(files)["beside"])
         self._clock = (time.monotonic(), self.step)
 
     def start(self, init: Mapping[str, Path] | None) -> None:
@@ -175,6 +129,14 @@ class Training:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        """Train to the end. Whatever ends it, nothing is being written any more afterwards."""
+        try:
+            self._run()
+        except BaseException as error:
+            self._settle_after(error)
+            raise
+
+    def _run(self) -> None:
         entered = self.game.act(self.step - 1) if self.step else -1
         while self.step < self.total:
             if (act := self.game.act(self.step)) != entered:
@@ -190,14 +152,18 @@ class Training:
         last = self.step == self.total
         stopping = self._asked_to_stop()
         saving = last or stopping or self.step % self.checkpoint_every == 0
-        if saving or len(self._unchecked) >= FINITE_EVERY or self.step % self.game.config.settings.log_every == 0:
+        logging = last or self.step % self.game.config.settings.log_every == 0
+        self._follow(logging)
+        if saving or logging or len(self._unchecked) >= FINITE_EVERY:
             self._check_finite()
-        if last or self.step % self.game.config.settings.log_every == 0:
+        if logging:
             self._log(told)
         if last or self.step % self.sample_every == 0:
             self._draw()
         if saving:
             self._save()
+        if last or stopping:
+            self._follow(True)
         if stopping and not last:
             raise Stopped(self.step)
 
@@ -209,23 +175,22 @@ class Training:
     def _check_finite(self) -> None:
         """Raises NotFinite, on every worker alike, before anything of a bad step is saved."""
         unchecked, self._unchecked = self._unchecked, []
-        bad: tuple[int, list[str]] | None = None
-        for step, told in unchecked:
-            if told and not bool(torch.isfinite(torch.stack([v.sum() for v in told.values()]).sum())):
-                bad = (step, [name for name, v in told.items() if not bool(torch.isfinite(v).all())] or list(told))
-                break
-        if bad is None and not all(bool(torch.isfinite(p).all()) for p in self.game.nets.parameters()):
-            bad = (self.step - 1, ["a weight"])
-        if self.workers.any(bad is not None, self.game.device):
-            step, terms = bad or (self.step - 1, ["another worker's losses"])
-            raise NotFinite(step, terms, self.kept)
+        bad = not_finite(self.game, unchecked)
+        if not self.workers.any(bad is not None, self.game.device):
+            return
+        found = [one for one in self.workers.gather(bad) if one is not None]
+        step, terms = min(found, key=lambda one: one[0])
+        error = NotFinite(step, terms, None)
+        self._settle_after(error)
+        kept = self.workers.told(-1 if self.kept is None else self.kept, self.game.device)
+        error.kept = None if kept < 0 else kept
+        raise error
 
     def _log(self, told: dict[str, Tensor]) -> None:
         values = {name: value.detach().clone() for name, value in told.items()}
         self.workers.average(values.values())
         metrics = {name: float(value.mean()) for name, value in values.items()}
-        if not self.history or self.history[-1]["step"] != self.step:
-            self.history.append({"step": self.step, **metrics})
+        self.history.add(self.step, metrics)
         now, (then, before) = time.monotonic(), self._clock
         self._clock = (now, self.step)
         speed = (self.step - before) / max(now - then, 1e-9)
@@ -237,16 +202,32 @@ class Training:
         if self.workers.rank == 0:
             self.grids[f"samples/step_{self.step:08d}.png"] = picture(Generator.of(self.game), self.data)
 
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
     def _save(self) -> None:
+        """Copy the state, here; make it into files and write them, in the background of worker 0."""
         if self.checkpoints is None:
             return
-        files = checkpoint.capture(self.game, self.step)
-        if self.workers.rank == 0:
-            self.checkpoints.save(self.step, {**files, "history.jsonl": self._history(), **self.grids})
-        self.kept = self.step
+        captured = checkpoint.capture(self.game, self.step)
+        if self._saver is not None:
+            told = self.history.encoded(), dict(self.grids)
+            self._saver.begin(self.step, lambda: {**captured.files(records.summary(*told)), **records.files(*told)})
 
-    def _history(self) -> bytes:
-        return "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.history).encode()
+    def _follow(self, wait: bool) -> None:
+        """Raise what went wrong in the background; wait for it to end, or only where training is too far ahead."""
+        if self._saver is not None:
+            if wait:
+                self._saver.settle()
+            else:
+                self._saver.advance(self.step)
+            self.kept = self._saver.committed or self.kept
+
+    def _settle_after(self, error: BaseException) -> None:
+        """The training has failed: let what is being written come to its end first."""
+        try:
+            self._follow(True)
+        except Exception as second:  # noqa: BLE001 - the first failure is the one to tell
+            error.add_note(f"and the last checkpoint could not be written: {type(second).__name__}: {second}")
 
     def finish(self) -> Fitted:
         """The model's files. Every worker calls it."""
@@ -256,38 +237,18 @@ class Training:
         files = {
             "model.safetensors": save(checkpoint.networks(self.game)),
             "config.json": json.dumps(about, sort_keys=True).encode(),
-            "history.jsonl": self._history(),
+            "history.jsonl": self.history.encoded(),
             **self.grids,
         }
         kept = ("dataset", "classes", "mixture")
         metadata = {**about, **{key: self.data.metadata[key] for key in kept if key in self.data.metadata}}
         metadata["given"] = self.game.variant.given
-        last = {k: v for k, v in self.history[-1].items() if k != "step" and math.isfinite(v)} if self.history else {}
-        return Fitted(self.step, files, metadata, last)
+        return Fitted(self.step, files, metadata, self.history.last())
 
-
-def fit(
-    config: TrainConfig,
-    data: Prepared,
-    *,
-    seed: int,
-    checkpoints: Checkpoints | None = None,
-    report: Report = lambda event: None,
-    stop: Callable[[], bool] = lambda: False,
-    workers: Workers | None = None,
-    device: torch.device | str = "cpu",
-    init: Mapping[str, Path] | None = None,
-) -> Fitted:
-    """Train to `config.settings.total_steps`, going on from the newest checkpoint.
-
-    `report` gets {"step", "total_steps", "metrics": {"phase/term": mean loss, "steps_per_s": …}} on worker 0. `init` are the
-    files of a model whose fitting networks are taken over before the first step. Raises Stopped once `stop()` is true and
-    the state is saved, NotFinite on NaN or Inf, ValueError where the workers cannot share the batch.
-    """
-    training = open_training(config, data, seed=seed, checkpoints=checkpoints, report=report, stop=stop,
-                             workers=workers, device=device, init=init)  # fmt: skip
-    training.run()
-    return training.finish()
+    def fit(self) -> Fitted:
+        """Train to the end and make the model."""
+        self.run()
+        return self.finish()
 
 
 def open_training(
@@ -298,17 +259,63 @@ def open_training(
     checkpoints: Checkpoints | None = None,
     report: Report = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
     workers: Workers | None = None,
     device: torch.device | str = "cpu",
     init: Mapping[str, Path] | None = None,
 ) -> Training:
-    """A training ready to run: resumed, or freshly started."""
+    """A training to `config.settings.total_steps`, ready to run: gone on from the newest checkpoint, or freshly started.
+
+    `report` gets {"step", "total_steps", "metrics": {"phase/term": mean loss, "steps_per_s": …}} on worker 0, `say` a line
+    worth telling. `init` are the files of a model whose fitting networks are taken over before the first step. Running it
+    raises Stopped once `stop()` is true and the state is saved, NotFinite on NaN or Inf. Raises ValueError where the
+    workers cannot share the batch, checkpoint.Mismatch for the checkpoint of another training.
+    """
     game = Game(config, data.shape, seed, device=device, workers=workers)
-    training = Training(game, data, checkpoints, report, stop)
+    training = Training(game, data, checkpoints, report, stop, say)
     training.resume()
     if training.step == 0:
         training.start(init)
     return training
+
+
+P = ParamSpec("P")
+
+
+def _to_the_end(opened: Callable[P, Training]) -> Callable[P, Fitted]:
+    """`open_training` with its own parameters, run to the end."""
+
+    def fit(*args: P.args, **kwargs: P.kwargs) -> Fitted:
+        return opened(*args, **kwargs).fit()
+
+    return fit
+
+
+fit = _to_the_end(open_training)
+
+
+def not_finite(game: Game, told: Sequence[tuple[int, Mapping[str, Tensor]]]) -> tuple[int, list[str]] | None:
+    """The first step of `told` (step, losses) with NaN or Inf and their names; or what is wrong in the state now.
+
+    The state is every weight, averaged copy and buffer, and what optimizers hold (a square that overflowed would stop its
+    weight from ever moving again).
+    """
+    losses = [value for _, values in told for value in values.values()]
+    if losses and not bool(torch.isfinite(torch.stack(losses)).all()):
+        for step, values in told:
+            if names := [name for name, value in values.items() if not bool(torch.isfinite(value))]:
+                return step, names
+    state = {name: value for name, value in _state(game) if value.is_floating_point() and value.numel()}
+    sizes = torch.stack(torch._foreach_norm(list(state.values()), math.inf)) if state else torch.zeros(0)
+    if bool(torch.isfinite(sizes).all()):
+        return None
+    return told[-1][0] if told else -1, [name for name, size in zip(state, sizes, strict=True) if not size.isfinite()]
+
+
+def _state(game: Game) -> Iterator[tuple[str, Tensor]]:
+    yield from game.nets.state_dict().items()
+    for name, value in checkpoint.optimizer_state(game):
+        yield f"optimizer of {name}", value
 
 
 def take_over(game: Game, weights: Mapping[str, Tensor]) -> list[str]:

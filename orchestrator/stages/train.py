@@ -253,6 +253,7 @@ def train(job: Job, seat: Seat) -> dict[str, Any] | None:
             checkpoints=job.checkpoints,
             report=report,
             stop=seat.stopping,
+            say=lambda line: seat.tell({"event": "say", "line": line}),
             workers=Workers(seat.rank, seat.size),
             device=seat.device,
             init={name: job.store.open(job.init, name) for name in job.init.files} if job.init else None,

@@ -89,31 +89,6 @@ def test_killed_and_continued_equals_straight(tmp_path: Path, shape: Any, user: 
     assert continued.files == straight.files, "weights, history and pictures, to the bit"
 
 
-def test_dropping_any_state_changes_the_outcome(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    from trainers.checkpoint import restore
-    from trainers.step import Game
-
-    settings = resolved(POINTS, variant="gan")
-    folder = Folder(tmp_path)
-    loop.fit(settings, SyntheticData(POINTS), seed=0, checkpoints=folder)
-    _step, files = folder.latest() or (0, {})
-    tensors = load_file(files["state.safetensors"])
-    for name in tensors:
-        damaged = tmp_path.parent / "damaged.safetensors"
-        save_file({key: value for key, value in tensors.items() if key != name}, damaged)
-        game = Game(settings, POINTS, 0)
-        if name.startswith("net/"):
-            with pytest.raises(ValueError, match="no fitting"):
-                restore(game, {**files, "state.safetensors": damaged})
-        else:
-            restore(game, {**files, "state.safetensors": damaged})
-            from trainers.checkpoint import optimizers
-
-            assert name.removeprefix("optimizer/") not in optimizers(game)
-
-
 def test_a_finished_run_extends(tmp_path: Path) -> None:
     straight = loop.fit(resolved(POINTS, variant="gan", total_steps=12), SyntheticData(POINTS), seed=1)
     loop.fit(
