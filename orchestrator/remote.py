@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from orchestrator.backends import Backend, backend
 from orchestrator.errors import Unavailable
 from orchestrator.files import SWEEP_AFTER_S, Files, redact, seen, size_of
-from orchestrator.patience import Patience, wanted
+from orchestrator.patience import Patience, Untrue, wanted
 from orchestrator.trouble import disk_full, is_full
 
 T = TypeVar("T")
@@ -146,13 +146,18 @@ class RemoteFiles(Files):
         part = [target]  # of the latest attempt: one that was left behind writes to a file of its own
 
         def moved() -> int:
-            return part[0].stat().st_size if part[0].exists() else 0
+            try:
+                return part[0].stat().st_size
+            except FileNotFoundError:
+                return 0
 
         def get() -> Path:
             part[0] = mine = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
             try:
                 self._fs.get_file(self._path(path), str(mine))
                 wanted()
+                if not mine.exists():
+                    raise Untrue("what was to be read did not come")
             except Exception as error:
                 mine.unlink(missing_ok=True)
                 if is_full(error):  # here, not there
