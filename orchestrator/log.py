@@ -17,6 +17,7 @@ No clock is compared anywhere: a counter moves while somebody looks, or it does 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 import time
@@ -29,6 +30,7 @@ from orchestrator.artifacts import canonical, digest_json, warn
 from orchestrator.errors import Busy, OrchestratorError, Unavailable
 from orchestrator.files import Files
 from orchestrator.owner import Owner
+from orchestrator.seals import MALFORMED, Damaged, read_whole, unsealed
 
 BEAT_S = 0.5  # the holder moves its counter this often, so that who asks is told within 2 s
 STALE_S = 20.0  # a holder elsewhere whose counter stands still for this long is dead
@@ -36,6 +38,7 @@ RELEASE_S = 5.0  # how long the end of a run waits for a storage that hangs
 LOOK_S = 0.1  # between two looks at a holder
 TOLD_EVERY_S = 30.0  # who waits is told so this often
 FOLD_EVERY = 64  # entries between two folded copies
+ENTRY = re.compile(r"\d{8,}\.json")
 READS = 4  # of an entry that seems damaged: the reading itself may have failed
 
 
@@ -110,6 +113,7 @@ class Log:
         self.folder = f"pipelines/{pipeline}"
         self.told: Callable[[str], None] = warn
         self._state = State()
+        self._last = 0  # what stood in the log when it was first read
         self._damaged: set[int] = set()  # entries that this process could not read
         self.lock = threading.RLock()
 
@@ -117,6 +121,7 @@ class Log:
         """The state now. Shared and live: read it, do not change it."""
         with self.lock:
             if self._state.n == 0:
+                self._last = self._highest()
                 self._state = self._folded()
             return self._caught_up(self._state)
 
@@ -216,11 +221,18 @@ class Log:
         return state
 
     def _folded(self) -> State:
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            head = json.loads(self.files.read(f"{self.folder}/head.json"))
-            if head["digest"] == digest_json(head["state"]):
-                return State.from_json(head["state"])
-        return State()
+        try:
+            return read_whole(self.files, f"{self.folder}/head.json", parse_head)
+        except FileNotFoundError:
+            return State()
+        except Damaged:
+            self.told(f"{self.files.url}/{self.folder}/head.json is damaged; the log is read from its first entry")
+            return State()
+
+    def _highest(self) -> int:
+        """The number of the last entry that there is: one below it that is gone was lost, and is no free slot."""
+        names = self.files.names(f"{self.folder}/log")
+        return max((int(name[:-5]) for name in names if ENTRY.fullmatch(name)), default=0)
 
     def _entry(self, n: int) -> dict[str, Any] | None:
         """Entry n, None when there is none yet; one that stays unreadable is told."""
@@ -229,20 +241,22 @@ class Log:
                 if (entry := self._read(n)) is not None:
                     return entry
             except FileNotFoundError:
-                return None
+                if n >= self._last:
+                    return None
+                if attempt == READS - 1:
+                    self.told(f"{self.files.url}/{self._path(n)} is gone; the log goes on without it")
+                    return {"n": n, "type": "damaged"}
             time.sleep(0.05 * attempt)
         if n not in self._damaged:
-            self.told(f"entry {n} of the log of {self.pipeline} is damaged and passed over")
+            self.told(f"{self.files.url}/{self._path(n)} is damaged; the log goes on without it")
         self._damaged.add(n)
         return {"n": n, "type": "damaged"}
 
     def _read(self, n: int) -> dict[str, Any] | None:
         """Entry n as written; None for other bytes. Raises FileNotFoundError."""
         data = self.files.read(self._path(n))
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
-            entry: dict[str, Any] = json.loads(data)
-            if entry.pop("digest") == digest_json(entry) and entry["n"] == n:
-                return entry
+        with suppress(*MALFORMED):
+            return parse_entry(data, n)
         return None
 
     def _path(self, n: int) -> str:
@@ -363,6 +377,22 @@ class Lease:
                 if missed == 1:
                     with suppress(Exception):  # a display that is gone must not end this thread
                         self.log.told(f"the storage does not take this run's sign of life: {error}; trying on")
+
+
+def parse_entry(data: bytes, n: int) -> dict[str, Any]:
+    """Raises one of seals.MALFORMED for bytes that are not entry n."""
+    entry = unsealed(data)
+    if entry["n"] != n:
+        raise ValueError("another entry")
+    return entry
+
+
+def parse_head(data: bytes) -> State:
+    """Raises one of seals.MALFORMED for bytes that are no whole head."""
+    head = json.loads(data)
+    if head["digest"] != digest_json(head["state"]):
+        raise ValueError("altered")
+    return State.from_json(head["state"])
 
 
 def _sealed(entry: Mapping[str, Any]) -> bytes:

@@ -175,4 +175,22 @@ def test_a_damaged_head_or_entry_is_told_and_passed_over(tmp_path: Path) -> None
     log, told = opened(str(tmp_path)), []
     log.told = told.append
     assert set(log.state().commits) == {"train"}
-    assert "entry 2" in told[0]
+    assert ["head.json" in told[0], "log/00000002.json is damaged" in told[1]] == [True, True]
+
+
+def test_an_entry_that_is_gone_is_told_and_its_slot_is_not_used_again(tmp_path: Path) -> None:
+    lease = opened(str(tmp_path)).acquire("run-1")
+    commit(lease, "data", "k1")
+    commit(lease, "train", "k2")
+    lease.release({"status": "succeeded"}, {})
+    folder = tmp_path / "pipelines" / "ring"
+    (folder / "head.json").unlink()
+    (folder / "log" / "00000002.json").unlink()
+    log, told = opened(str(tmp_path)), []
+    log.told = told.append
+    state = log.state()
+    assert (state.n, set(state.commits)) == (4, {"train"})
+    assert "log/00000002.json is gone" in told[0]
+    log.acquire("run-2").release({}, {})
+    assert not (folder / "log" / "00000002.json").exists()
+    assert opened(str(tmp_path)).state().n == 6
