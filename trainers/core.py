@@ -234,6 +234,9 @@ class Variant(ABC):
         Draws come from `play` (named), so that one seed gives one answer. Called without gradients, in eval mode.
         """
 
+    def stepped(self, play: Play) -> None:
+        """After the optimizer's step of a phase, before the hacks' (WGAN's weight clipping)."""
+
     def num_labels(self, shape: DataShape) -> int:
         """How many labels `sample` takes, for a variant with `given = "labels"`: the data's classes unless told otherwise."""
         return shape.num_classes or 0

@@ -187,6 +187,7 @@ class Game:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
+            self.variant.stepped(play)
             for hack in self.hacks:
                 hack.stepped(play)
 
