@@ -70,7 +70,8 @@ def run(
     waits for another run of the pipeline, `listener` hears of the progress. Returns the run, also a failed one
     (`Run.status`, `Run.exit_code`, `Run.record.error`). Raises as `plan`, and errors.Busy.
     """
-    from orchestrator.execute import Options, execute
+    from orchestrator import earlier
+    from orchestrator.events import Listener
 
     planned = plan(
         path,
@@ -82,6 +83,11 @@ def run(
         until=until,
         no_cache=no_cache,
     )
+    listener = listener or Listener()
+    if (served := earlier.serve(planned, listener)) is not None:
+        return served
+    from orchestrator.execute import Options, execute
+
     return execute(planned, listener=listener, options=Options(jobs=jobs, address=address, wait_lease_s=wait_lease_s))
 
 

@@ -105,6 +105,7 @@ class ArtifactStore:
         self.files: Files = open_files(url, self.options)
         self.told: Callable[[str], None] = warn
         self._verified: dict[str, int | None] = {}  # digest -> modification time when its bytes were last hashed
+        self._known: dict[str, Artifact] = {}  # by digest, as last read
         self._prepared = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -210,12 +211,29 @@ class ArtifactStore:
             self.quarantine(manifest_path(digest), f"manifest of artifact {digest[:12]} is damaged")
             return None
 
-    def lacks(self, digest: str) -> str:
-        """Why an artifact cannot be used, "" when it can. Looks at manifest, sizes and times; reads no bytes."""
+    def peek(self, digest: str) -> Artifact | None:
+        """The artifact as its manifest describes it, usable or not; one that this process knows is not read again."""
+        if digest not in self._known:
+            found = self._manifest(digest)
+            if found is None:
+                return None
+            self._known[digest] = found[0]
+        return self._known[digest]
+
+    def look(self, digest: str) -> tuple[Artifact | None, str]:
+        """The artifact, or why it cannot be used. Looks at manifest, sizes and times; reads no bytes."""
         found = self._manifest(digest)
         if found is None:
-            return "is missing"
-        artifact, beside = found
+            return None, "is missing"
+        self._known[digest] = found[0]
+        why = self._lacks(*found)
+        return (None, why) if why else (found[0], "")
+
+    def lacks(self, digest: str) -> str:
+        """Why an artifact cannot be used, "" when it can (see `look`)."""
+        return self.look(digest)[1]
+
+    def _lacks(self, artifact: Artifact, beside: Mapping[str, Any]) -> str:
         for name, ref in artifact.files.items():
             path = blob_path(ref.digest)
             size = self.files.size(path)
@@ -229,8 +247,8 @@ class ArtifactStore:
         return ""
 
     def find(self, digest: str) -> Artifact | None:
-        """The artifact when it is usable (see `lacks`), else None."""
-        return None if self.lacks(digest) else self.get(digest)
+        """The artifact when it is usable (see `look`), else None."""
+        return self.look(digest)[0]
 
     def verify(self, artifact: Artifact) -> list[str]:
         """Hash every file again; the names of the damaged ones (now quarantined)."""

@@ -60,9 +60,10 @@ class Cache:
         """The entry's artifacts, or why one of them cannot be used."""
         found: dict[str, Artifact] = {}
         for output, digest in entry.outputs.items():
-            if reason := self.store.lacks(digest):
+            artifact, reason = self.store.look(digest)
+            if artifact is None:
                 return {}, f"artifact {output} {reason}"
-            found[output] = self.store.get(digest)
+            found[output] = artifact
         return found, ""
 
 

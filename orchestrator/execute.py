@@ -13,8 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import estimates, events, failures, keys, runs
-from orchestrator.artifacts import Artifact, Damaged, digest_json
+from orchestrator import collection, earlier, estimates, events, failures, keys, runs
+from orchestrator.artifacts import Artifact, Damaged
 from orchestrator.cache import Entry
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.cluster import Cluster, check_local
@@ -65,17 +65,16 @@ def execute(plan: Plan, *, listener: Listener | None = None, options: Options | 
     """
     options, listener = options or Options(), listener or Listener()
     _check_machine(plan, options)
-    if not plan.has_work and (earlier := _earlier(plan)) is not None:
-        listener.run_started(events.RunStarted(earlier.run_id, plan))
-        for planned in plan.steps:
-            entry = planned.entry
-            assert entry is not None
-            listener.stage_cached(events.StageCached(planned.step.id, entry.seconds, entry.run))
-        listener.run_finished(events.RunFinished(earlier))
-        return earlier
+    if (run := earlier.serve(plan, listener)) is not None:
+        return run
     plan.store.prepare()
     run_id = runs.new_id(plan.spec.name)
     lease = plan.log.acquire(run_id, wait_s=options.wait_lease_s)
+    try:
+        collection.stand_clear(plan.store, run_id, wait_s=options.wait_lease_s)
+    except BaseException:
+        lease.release({"status": "failed", "exit_code": Busy.exit_code}, {})
+        raise
     return Execution(plan, options, listener, run_id, lease).run()
 
 
@@ -89,21 +88,6 @@ def _check_machine(plan: Plan, options: Options) -> None:
             problems += [problem for problem in told if problem not in problems]
     if problems:
         raise SpecError(problems)
-
-
-def _finished(plan: Plan, digest: str) -> str:
-    return f"{plan.log.folder}/finished/{digest}.json"
-
-
-def _earlier(plan: Plan) -> Run | None:
-    """The run that once made or gathered exactly these results."""
-    try:
-        run_id = plan.store.files.read(_finished(plan, plan.digest)).decode()
-        run = runs.read(plan.store, run_id)
-    except (FileNotFoundError, UnicodeDecodeError, OrchestratorError):
-        return None
-    run.cached = True
-    return run
 
 
 @dataclass
@@ -215,7 +199,7 @@ class Execution:
         return Cancelled() if self.lease.cancelled else Interrupted(self.stop.signum or signal.SIGTERM)
 
     def _went_bad(self, error: BaseException | None) -> bool:
-        """Whether the failure comes from a damaged input: then the walk starts over and its maker runs again."""
+        """Whether the failure comes from damage: then the walk starts over, and what is not there any more is made again."""
         judged = isinstance(error, OrchestratorError) and not isinstance(error, (IntegrityError, StageFailed))
         if error is None or judged or self._stopping():
             return False
@@ -226,7 +210,7 @@ class Execution:
                     if self.store.verify(artifact) or self.store.lacks(artifact.digest):
                         self._say("", f"{name} met a damaged input; {producer} runs again")
                         return True
-        return False
+        return isinstance(error, Damaged)  # of something that the stage itself had stored
 
     def _end(self, error: BaseException | None) -> Run:
         """Close everything; the verdict stands in the record and in the log."""
@@ -259,9 +243,7 @@ class Execution:
         return run
 
     def _remember(self) -> None:
-        parts = [[planned.step.id, self.done[planned.step.id].entry.key] for planned in self.plan.steps]
-        path = _finished(self.plan, digest_json(parts))
-        self.store.files.write(path, self.run_id.encode())
+        earlier.remember(self.plan, [self.done[p.step.id].entry.key for p in self.plan.steps], self.run_id)
 
     def _report(self) -> None:
         """The run's HTML file. A report that cannot be made is told; the results stand."""
@@ -280,7 +262,7 @@ class Execution:
             self.tracker.artifact("report.html", Path(run.report))
         statuses = {"succeeded": "FINISHED", "interrupted": "KILLED", "cancelled": "KILLED"}
         self.tracker.end(statuses.get(self.record.status, "FAILED"))
-        if left := self.tracker.close(3.0 if self._stopping() else 10.0):
+        if left := self.tracker.close(3.0 if self._stopping() else 8.0):
             self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync` sends them")
 
     # --- one step ----------------------------------------------------------------------------------------------

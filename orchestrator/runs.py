@@ -140,8 +140,8 @@ class Run:
         found = []
         for stage in self.record.stages:
             for digest in stage.outputs.values():
-                artifact = self.store.find(digest)
-                if artifact is not None and artifact.kind == kind:
+                known = self.store.peek(digest)
+                if known is not None and known.kind == kind and (artifact := self.store.find(digest)) is not None:
                     found.append((stage, artifact))
         return found
 

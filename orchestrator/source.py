@@ -35,6 +35,7 @@ ENGINE = frozenset(
         "orchestrator.cluster",
         "orchestrator.credentials",
         "orchestrator.document",
+        "orchestrator.earlier",
         "orchestrator.errors",
         "orchestrator.events",
         "orchestrator.execute",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, IntegrityError
 
 if TYPE_CHECKING:
     from orchestrator.runs import Run
@@ -154,7 +155,8 @@ def results(run: Run) -> dict[str, Any]:
         values = artifact.metadata.get("values") or {}
         found["scores"] |= {name: value for name, value in values.items() if isinstance(value, (int, float))}
         if "grid.png" in artifact.files:
-            found["samples"] = str(run.store.directory(artifact) / "grid.png")
+            with suppress(IntegrityError):  # told, and moved away: the next run makes it again
+                found["samples"] = str(run.store.directory(artifact) / "grid.png")
     for _, artifact in run.artifacts("registration"):
         facts = artifact.metadata
         alias = f"@{facts['alias']}" if facts.get("promoted") and facts.get("alias") else f"/{facts.get('version', '')}"
