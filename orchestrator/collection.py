@@ -195,6 +195,9 @@ class _Survey:
         self.found.waiting += not old
         return old
 
+    def _all_old(self, paths: Sequence[str]) -> bool:
+        return all(self._old(path) for path in paths)
+
     def _size(self, *paths: str) -> int:
         return sum(self.files.size(path) or 0 for path in paths)
 
@@ -213,7 +216,7 @@ class _Survey:
         for name in self.files.names("runs"):  # a run killed before its first record, a removal that was cut off
             if name not in self.reach.runs and name not in self.reach.dropped:
                 inside = self._below(f"runs/{name}")
-                if f"runs/{name}/run.json" not in inside and all([self._old(path) for path in inside]):
+                if f"runs/{name}/run.json" not in inside and self._all_old(inside):
                     self._add("left-overs", f"runs/{name}", f"runs/{name}", size=self._size(*inside))
 
     def _below(self, folder: str) -> list[str]:
@@ -263,7 +266,7 @@ class _Survey:
             finished = base in self.reach.lineages and base not in self.reach.unfinished
             if base not in self.reach.lineages:
                 inside = self._below(stored.folder)
-                if base in dropped or all([self._old(path) for path in inside]):
+                if base in dropped or self._all_old(inside):
                     self._lineage(stored, inside)
             elif finished and trial:  # a search that is over needs its trials no more
                 self._lineage(stored, self._below(stored.folder))
@@ -277,14 +280,17 @@ class _Survey:
     def _superseded(self, stored: StoredCheckpoints) -> None:
         """An extension needs the last checkpoint of a finished training only."""
         steps = stored.steps()
-        if len(steps) < 2 or not self._complete(stored, steps[-1]):
+        if not steps or not self._complete(stored, steps[-1]):
             return
-        last = f"{steps[-1]:010d}"
-        for step in steps[:-1]:
-            paths = [f"{stored.folder}/{step:010d}.json"]
-            paths += [f"{stored.folder}/{n}" for n in self.files.names(stored.folder) if n.startswith(f"{step:010d}-")]
-            inside = [path for folder in paths[1:] for path in self._below(folder)]
-            self._add("checkpoints", f"{stored.lineage} step {step}, before {last}", *paths, size=self._size(*inside))
+        by_step: dict[int, list[str]] = {}
+        for name in self.files.names(stored.folder):
+            step = name.removesuffix(".json").partition("-")[0]
+            if step.isdigit() and int(step) < steps[-1]:
+                by_step.setdefault(int(step), []).append(f"{stored.folder}/{name}")
+        for step, paths in by_step.items():
+            paths.sort(key=lambda path: not path.endswith(".json"))  # manifests first: it disappears whole
+            inside = [path for one in paths for path in self._below(one) or [one]]
+            self._add("checkpoints", f"{stored.lineage} step {step}", *paths, size=self._size(*inside))
 
     def _complete(self, stored: StoredCheckpoints, step: int) -> bool:
         try:
