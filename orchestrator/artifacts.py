@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import IntegrityError, Unavailable
+from orchestrator.errors import IntegrityError, OrchestratorError, Unavailable
 from orchestrator.files import CHUNK, Files, open_files, scratch_cache, seen
+from orchestrator.outbox import outbox
 from orchestrator.seals import (
     LOOKS,
     Damaged,
@@ -39,6 +40,7 @@ from orchestrator.seals import (
     sealed,
     unsealed,
 )
+from orchestrator.trouble import Outage
 
 FORMAT = 1
 FOLDERS = ("artifacts", "checkpoints", "keys", "pipelines", "runs", "sha256")  # of every storage of format 1
@@ -107,6 +109,10 @@ class ArtifactStore:
         self._verified: dict[str, int | None] = {}  # digest -> modification time when its bytes were last hashed
         self._known: dict[str, Artifact] = {}  # by digest, as last read
         self._prepared = False
+        self.files.told = self._tell
+
+    def _tell(self, line: str) -> None:
+        self.told(line)
 
     def __reduce__(self) -> tuple[Any, ...]:
         local = self.files.local
@@ -121,12 +127,27 @@ class ArtifactStore:
 
         A FileRef stands for bytes that a worker has already stored with `blob`.
 
+        Where a remote storage does not answer, the artifact is kept in this machine's outbox: the commit waits for it.
         Raises ValueError for a name that leaves its folder or metadata that is not JSON, errors.Unavailable when the
         storage fails.
         """
         for name in files:
             if not _plain(name):
                 raise ValueError(f"not a plain relative file name: {name!r}")
+        try:
+            return self.put_there(kind, files, metadata)
+        except Outage as error:
+            if (box := outbox(self)) is None:
+                raise
+            try:
+                return box.keep(kind, files, metadata)
+            except OrchestratorError:  # parts of it are elsewhere, or there is no room
+                raise error from None
+
+    def put_there(
+        self, kind: str, files: Mapping[str, bytes | Path | FileRef], metadata: Mapping[str, Any] | None
+    ) -> Artifact:
+        """`put` into the storage itself. Raises errors.Unavailable when it does not answer."""
         self.prepare()
         refs = {name: self._put_blob(data) for name, data in files.items()}
         artifact = Artifact.of(kind, refs, metadata or {})

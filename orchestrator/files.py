@@ -15,11 +15,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 from orchestrator.trouble import Refused, explained, say
 
-T = TypeVar("T")
 CHUNK = 1 << 20
 SWEEP_AFTER_S = 86_400.0  # no write takes a day
 
@@ -38,7 +37,6 @@ class Files(ABC):
     """A storage root. Paths are relative, with forward slashes; parents appear as needed."""
 
     url: str
-    rereads: ClassVar[int] = 0  # of content that is not what it should be: the reading itself may have failed
 
     def __init__(self) -> None:
         self.told: Callable[[str], None] = say  # hears when the storage stops answering, and when it answers again
@@ -52,16 +50,6 @@ class Files(ABC):
     @abstractmethod
     def read(self, path: str) -> bytes:
         """Whole content. Raises FileNotFoundError."""
-
-    def read_as(self, path: str, parse: Callable[[bytes], T]) -> T:
-        """What `parse` makes of the content, which is read again where it does not fit.
-
-        Raises FileNotFoundError, and what `parse` raises for damage: ValueError, KeyError, TypeError, AttributeError.
-        """
-        for _ in range(self.rereads):
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                return parse(self.read(path))
-        return parse(self.read(path))
 
     def brief(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         """Inside of it this thread waits for no outage longer than this."""

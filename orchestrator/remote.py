@@ -17,13 +17,10 @@ from orchestrator.patience import Patience, Untrue, wanted
 from orchestrator.trouble import disk_full, is_full
 
 T = TypeVar("T")
-REREADS = 3
 
 
 class RemoteFiles(Files):
     """An object appears whole, or not at all."""
-
-    rereads = REREADS
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -190,8 +190,8 @@ class FaultyLocal(Faults, LocalFileSystem):
 
 class FaultyMemory(Faults, MemoryFileSystem):
     protocol = "faultymemory"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
 
 
 class Wrapped(AbstractFileSystem):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 import threading
 import time
@@ -21,6 +20,7 @@ from orchestrator.execute import Options, execute
 from orchestrator.files import Files, open_files
 from orchestrator.log import Log
 from orchestrator.runs import Run
+from orchestrator.seals import read_whole, sealed, unsealed
 from orchestrator.trouble import DiskFull, Outage, Refused
 from tests import fake_stages
 from tests.fake_stages import CHAIN
@@ -82,12 +82,11 @@ def use(files: Files, folder: Path) -> None:
     assert files.size("b/two") is None
 
 
-def test_a_wrong_first_byte_of_every_kind_is_noticed(files: Files, tmp_path: Path) -> None:
-    use(files, tmp_path)
-
-
 def operations(files: Files, folder: Path) -> list[str]:
     done: list[str] = []
+    use(files, folder)  # some filesystems remember their folders
+    files.remove("log")
+    files.remove("a")
     SCHEDULE.plan = lambda n, operation, path: done.append(operation)
     use(files, folder)
     SCHEDULE.reset()
@@ -98,11 +97,11 @@ def operations(files: Files, folder: Path) -> list[str]:
 
 def test_one_fault_anywhere_changes_nothing(files: Files, tmp_path: Path) -> None:
     done = operations(files, tmp_path)
-    assert len(done) > 40
+    assert len(done) > 30
     for n, operation in enumerate(done, start=1):
         for fault in next(kinds for names, kinds in faulty.KINDS.items() if operation in names):
             if (operation, fault) in {("cat_file", "flip"), ("cat_file", "partial"), ("get_file", "partial")}:
-                continue  # bytes without a digest: their readers know what fits (`read_as`)
+                continue  # bytes without a digest: their readers know what fits (`read_whole`)
             SCHEDULE.reset()
             SCHEDULE.plan = lambda m, _, path, n=n, fault=fault: fault if m == n else None  # type: ignore[misc]
             use(files, tmp_path)
@@ -140,10 +139,10 @@ def test_nobody_ever_sees_half_of_anything(files: Files, tmp_path: Path) -> None
 
 
 def test_content_that_does_not_fit_is_read_again(files: Files) -> None:
-    files.write("a/state.json", json.dumps({"step": 10}).encode())
+    files.write("a/state.json", sealed({"step": 10}))
     hits = iter(["flip", "partial", None])
     SCHEDULE.plan = lambda n, operation, path: next(hits) if operation == "cat_file" else None
-    assert files.read_as("a/state.json", lambda data: int(json.loads(data)["step"])) == 10
+    assert read_whole(files, "a/state.json", lambda data: int(unsealed(data)["step"])) == 10
 
 
 def test_a_call_that_hangs_is_left_behind_and_repeated(files: Files) -> None:
