@@ -21,7 +21,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Run a pipeline": ("run", "validate", "plan", "why"),
     "Look at runs": ("status", "report", "sample"),
     "Find out": ("list", "schema", "explain", "completion"),
-    "Look after it": ("doctor", "gc", "sync"),
+    "Look after it": ("doctor", "fsck", "gc", "sync"),
 }
 BUG = 70
 
