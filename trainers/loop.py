@@ -89,6 +89,7 @@ class Training:
             self._saver = Saver(self.checkpoints, self.checkpoint_every // SLACK)
         self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
         self._clock = (time.monotonic(), 0)
+        self._entered = -1  # the act that has begun
 
     @property
     def workers(self) -> Workers:
@@ -114,6 +115,7 @@ class Training:
         self.step = self.kept = checkpoint.restore(self.game, files, say)
         self.history, self.grids = records.restore(files, checkpoint.read_about(files)["beside"])
         self._clock = (time.monotonic(), self.step)
+        self._entered = self.game.act(self.step - 1) if self.step else -1
 
     def start(self, init: Mapping[str, Path] | None) -> None:
         """What happens once before the first step: weights from another model, and every hack's `prepare`."""
@@ -131,22 +133,22 @@ class Training:
     def run(self) -> None:
         """Train to the end. Whatever ends it, nothing is being written any more afterwards."""
         try:
-            self._run()
+            while self.step < self.total:
+                self.advance()
         except BaseException as error:
             self._settle_after(error)
             raise
 
-    def _run(self) -> None:
-        entered = self.game.act(self.step - 1) if self.step else -1
-        while self.step < self.total:
-            if (act := self.game.act(self.step)) != entered:
-                entered = act
-                if enter := self.game.acts[act].enter:
-                    enter(self.game.nets)
-            told = self.game.step(self.step, self.stream)
-            self._unchecked.append((self.step, told))
-            self.step += 1
-            self._after(told)
+    def advance(self) -> None:
+        """One step, and what is due after it."""
+        if (act := self.game.act(self.step)) != self._entered:
+            self._entered = act
+            if enter := self.game.acts[act].enter:
+                enter(self.game.nets)
+        told = self.game.step(self.step, self.stream)
+        self._unchecked.append((self.step, told))
+        self.step += 1
+        self._after(told)
 
     def _after(self, told: dict[str, Tensor]) -> None:
         last = self.step == self.total
