@@ -7,9 +7,9 @@ line, exit 70, and its trace in a file.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
+from gc import freeze
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestratorError, SpecError
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Run a pipeline": ("run", "validate", "plan", "why"),
-    "Look at runs": ("status", "report", "sample"),
+    "Look at runs": ("runs", "status", "logs", "diff", "report", "sample", "cancel"),
     "Find out": ("list", "schema", "explain", "completion"),
     "Look after it": ("doctor", "fsck", "gc", "sync"),
 }
@@ -78,7 +78,7 @@ def orchestrate() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run the command line and exit with its code."""
     code = invoke(argv)
-    gc.freeze()  # the last collection would walk everything that ray, torch and mlflow made: seconds on a busy machine
+    freeze()  # the last collection would walk everything that ray, torch and mlflow made: seconds on a busy machine
     sys.exit(code)
 
 

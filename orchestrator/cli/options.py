@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.errors import BadInput, IntegrityError
+from orchestrator.errors import BadInput
 
 if TYPE_CHECKING:
     from orchestrator.runs import Run
@@ -110,15 +109,34 @@ def plain(value: Any) -> Any:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Aligned columns, two spaces apart; the last one runs free."""
+    """Aligned columns, two spaces apart; the last one runs free, and is cut where a terminal ends."""
     lines = [tuple(head), *(tuple(row) for row in rows)] if head else [tuple(row) for row in rows]
     if not lines:
         return ""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(lines[0]))]
+    widths[-1] = 0
+    room = _columns() - sum(widths) - 2 * (len(widths) - 1)
+    texts = []
+    for line in lines:
+        *cells, last = line
+        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False)]
+        cut = len(line) > 1 and _width(last) > max(room, 12)
+        texts.append("  ".join([*padded, last[: max(room, 12) - 1] + "…" if cut else last]).rstrip())
     if head:
         texts[0] = click.style(texts[0], dim=True)
     return "\n".join(texts)
+
+
+def _width(cell: str) -> int:
+    return len(click.unstyle(cell))
+
+
+def _columns() -> int:
+    """Of the terminal; without one a line may be as long as it is."""
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
 
 
 def echo(text: str = "") -> None:
@@ -149,14 +167,18 @@ def one_line(value: Any) -> str:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """What a run came to: `scores` by name, a `samples` picture to open, and the registered `model`, None where absent."""
-    found: dict[str, Any] = {"scores": {}, "samples": None, "model": None}
+    """What a run came to: `outcome`, and a `samples` picture to open, None where absent."""
+    pictures = [artifact for _, artifact in run.artifacts("scores") if "grid.png" in artifact.files]
+    samples = str(run.store.directory(pictures[-1]) / "grid.png") if pictures else None
+    return {**outcome(run), "samples": samples}
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """A run's `scores` by name, and the registered `model`, None where absent."""
+    found: dict[str, Any] = {"scores": {}, "model": None}
     for _, artifact in run.artifacts("scores"):
         values = artifact.metadata.get("values") or {}
         found["scores"] |= {name: value for name, value in values.items() if isinstance(value, (int, float))}
-        if "grid.png" in artifact.files:
-            with suppress(IntegrityError):  # told, and moved away: the next run makes it again
-                found["samples"] = str(run.store.directory(artifact) / "grid.png")
     for _, artifact in run.artifacts("registration"):
         facts = artifact.metadata
         alias = f"@{facts['alias']}" if facts.get("promoted") and facts.get("alias") else f"/{facts.get('version', '')}"
