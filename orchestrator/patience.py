@@ -106,7 +106,7 @@ class Patience:
     def _deadline(self, kind: str, size: int) -> float:
         if not self._reached:
             return FIRST_CONTACT_S + size / SLOWEST
-        return (BRIEF_S if kind in self._given_up else ATTEMPT_S) + size / SLOWEST
+        return (BRIEF_S if kind in self._given_up or self.stopping() else ATTEMPT_S) + size / SLOWEST
 
     def _left(self, kind: str, passed: float, attempts: int) -> float:
         """Seconds of patience that are left after a failed attempt."""

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import Unavailable
@@ -85,6 +86,25 @@ def recognised(error: BaseException, place: Path | str) -> Unavailable | None:
     return None
 
 
+class Troubles:
+    """What goes wrong with disks and storages while other things still have to be done; `first` is told in the end."""
+
+    def __init__(self, place: Path | str) -> None:
+        self.place = place
+        self.first: Unavailable | None = None
+
+    @contextmanager
+    def met(self) -> Iterator[None]:
+        """Inside of it such trouble is noted; what comes after it goes on. Anything else is raised."""
+        try:
+            yield
+        except Exception as error:
+            known = recognised(error, self.place)
+            if known is None:
+                raise
+            self.first = self.first or known
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -107,4 +127,15 @@ def _room(place: Path | str) -> tuple[int | None, int | None]:
     return None, None
 
 
-__all__ = ["GO_ON", "DiskFull", "Outage", "Refused", "disk_full", "explained", "is_full", "recognised", "say"]
+__all__ = [
+    "GO_ON",
+    "DiskFull",
+    "Outage",
+    "Refused",
+    "Troubles",
+    "disk_full",
+    "explained",
+    "is_full",
+    "recognised",
+    "say",
+]

@@ -36,13 +36,19 @@ def _faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     faulty.install()
     fake_stages.install(monkeypatch)
     monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "cache"))
-    for name, value in {"FIRST_WAIT_S": 0.001, "LONGEST_WAIT_S": 0.01, "ATTEMPT_S": 0.4, "BRIEF_S": 0.2}.items():
+    for name, value in {"FIRST_WAIT_S": 0.001, "LONGEST_WAIT_S": 0.01}.items():
         monkeypatch.setattr(patience, name, value)
-    monkeypatch.setattr(patience, "FIRST_CONTACT_S", 0.4)
     SCHEDULE.reset()
     CALLS.clear()
     yield
     SCHEDULE.reset()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of a fraction of a second."""
+    for name, value in {"FIRST_CONTACT_S": 0.5, "ATTEMPT_S": 0.5, "BRIEF_S": 0.3}.items():
+        monkeypatch.setattr(patience, name, value)
 
 
 def url(protocol: str, folder: Path) -> str:
@@ -145,6 +151,7 @@ def test_content_that_does_not_fit_is_read_again(files: Files) -> None:
     assert read_whole(files, "a/state.json", lambda data: int(unsealed(data)["step"])) == 10
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_call_that_hangs_is_left_behind_and_repeated(files: Files) -> None:
     files.write("a", b"1")
     SCHEDULE.plan = lambda n, operation, path: "hang" if SCHEDULE.count == 1 else None
@@ -154,6 +161,7 @@ def test_a_call_that_hangs_is_left_behind_and_repeated(files: Files) -> None:
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_write_that_comes_out_of_a_hang_changes_nothing_any_more(files: Files) -> None:
     files.write("a", b"old")
     SCHEDULE.count = 0
@@ -181,6 +189,7 @@ def test_an_outage_is_told_once_waited_for_and_over(files: Files, monkeypatch: p
     assert "trying again for up to" in told[0]
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_long_outage_ends_in_exit_4_and_the_calls_after_it_fail_at_once(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +224,7 @@ def test_what_waiting_cannot_mend_is_told_at_once(files: Files) -> None:
     assert files.read("a") == b"1"
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("fault", ["error", "hang", "weird"])
 def test_a_storage_that_never_answers_is_told_within_seconds(fault: str, tmp_path: Path) -> None:
     with SCHEDULE.outage(fault):
@@ -225,6 +235,7 @@ def test_a_storage_that_never_answers_is_told_within_seconds(fault: str, tmp_pat
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.usefixtures("hasty")
 def test_one_hiccup_at_first_contact_is_forgiven(tmp_path: Path) -> None:
     for fault in ("error", "hang", "weird", "timeout"):
         SCHEDULE.reset()
