@@ -1,0 +1,159 @@
+"""Can a run be killed at every single operation on its storage, and be typed again, without losing anything?
+
+Real SIGKILLs, in forks of a warmed process. The default tests take a sample of the points, `-m long` takes every one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts import ArtifactStore
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.inspection import inspect
+from orchestrator.log import Log
+from tests.faults import disk
+from tests.faults.forks import Forks, Outcome
+
+STEPS = 3
+SPEC = f"""
+version: 1
+name: chain
+tracking: http://127.0.0.1:9
+stages:
+  data: {{uses: make, with: {{text: abcd}}}}
+  search: {{uses: pick, inputs: {{dataset: data}}}}
+  train:
+    uses: grow
+    inputs: {{dataset: data, config: search}}
+    with: {{total_steps: {STEPS}}}
+    matrix: {{seed: [0, 1]}}
+  score: {{uses: judge, inputs: {{models: train}}}}
+  show: {{uses: show, inputs: {{models: train}}}}
+"""
+PLACES = ("", "disk://")  # a local storage, and the way of remote ones
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch, Forks({"ORCHESTRATOR_CACHE": str(cache)}) as found:
+        patch.setenv("ORCHESTRATOR_CACHE", str(cache))
+        disk.register()
+        yield found
+
+
+@dataclass
+class Bench:
+    """One spec, any number of storages."""
+
+    forks: Forks
+    folder: Path
+    place: str
+
+    def __post_init__(self) -> None:
+        self.spec = self.folder / "chain.yaml"
+        self.spec.write_text(SPEC)
+        self.straight = self.run("straight")
+        assert (self.straight.code, self.straight.error) == (0, "")
+
+    def url(self, name: str) -> str:
+        return f"{self.place}{self.folder / name}"
+
+    def run(self, name: str, *, die_at: int = 0, **asked: object) -> Outcome:
+        return self.forks.run(self.spec, self.url(name), die_at=die_at, **asked)
+
+    def killed(self, name: str, n: int, **asked: object) -> bool:
+        """Whether a run met its n-th operation; what it left is whole, and nothing half-written can be seen."""
+        outcome = self.run(name, die_at=n, **asked)
+        assert outcome.signal == 9 or outcome.code == 0, outcome
+        self.clean(name, outcome)
+        return outcome.signal == 9
+
+    def goes_on(self, name: str, **asked: object) -> Outcome:
+        """The same command again ends as if nothing had happened, and computes nothing that was committed."""
+        committed = set() if asked else set(self.commits(name))
+        steps = STEPS * 2 - self.steps(name)
+        outcome = self.run(name, **asked)
+        assert (outcome.code, outcome.outputs) == (0, self.straight.outputs), (name, outcome)
+        assert not committed & set(outcome.computed), (name, outcome)
+        assert [line for line in outcome.said if "damage" in line or "gone;" in line] == []
+        if not asked:
+            assert sum(step.startswith("step") for step in outcome.steps) == steps  # none of a committed checkpoint
+        self.clean(name, outcome)
+        return outcome
+
+    def clean(self, name: str, outcome: Outcome) -> None:
+        store = ArtifactStore(self.url(name))
+        assert [f"{found.path}: {found.what}" for found in inspect(store).damage] == [], outcome
+
+    def commits(self, name: str) -> dict[str, dict[str, str]]:
+        store = ArtifactStore(self.url(name))
+        commits = {
+            stage: dict(commit["outputs"]) for stage, commit in Log(store.files, "chain").state().commits.items()
+        }
+        for stage, outputs in commits.items():
+            assert outputs == self.straight.outputs[stage]
+            assert [store.lacks(digest) for digest in outputs.values()] == [""] * len(outputs)
+        return commits
+
+    def steps(self, name: str) -> int:
+        """Training steps that committed checkpoints hold."""
+        store = ArtifactStore(self.url(name))
+        lineages = [StoredCheckpoints(store, lineage) for lineage in store.files.names("checkpoints")]
+        return sum((lineage.steps() or [0])[-1] for lineage in lineages)
+
+
+@pytest.fixture(params=PLACES, ids=["local", "remote"])
+def bench(request: pytest.FixtureRequest, forks: Forks, tmp_path: Path) -> Bench:
+    return Bench(forks, tmp_path, request.param)
+
+
+def points(bench: Bench, share: int) -> range:
+    """Operations to die at: every one in a full proof, else each `share`-th (odd, so that every kind of operation is met)."""
+    assert bench.straight.operations > 300
+    if os.environ.get("ORCHESTRATOR_PROOF") == "full":
+        return range(1, bench.straight.operations + 1)
+    return range(1, bench.straight.operations + 1, share)
+
+
+def test_killed_at_any_operation_nothing_is_lost_and_the_end_is_the_same(bench: Bench) -> None:
+    for n in points(bench, 37):
+        assert bench.killed(f"at-{n}", n), n
+        bench.goes_on(f"at-{n}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(4))
+def test_killed_at_every_operation(bench: Bench, part: int) -> None:
+    every = points(bench, 3)
+    for n in every[part::4]:
+        assert bench.killed(f"at-{n}", n), n
+        bench.goes_on(f"at-{n}")
+    assert not bench.killed("beyond", bench.straight.operations + 1)
+
+
+def test_killed_again_while_it_goes_on(bench: Bench) -> None:
+    """Each run meets what all those before it left: killed a little later each time, until one survives."""
+    n = 5
+    for _ in range(200):
+        if not bench.killed("often", n):
+            break
+        bench.commits("often")
+        n += 23
+    else:
+        pytest.fail("no end")
+    bench.goes_on("often")
+
+
+def test_killed_in_a_forced_repetition_the_earlier_results_stay(bench: Bench) -> None:
+    assert bench.run("forced").code == 0
+    before = bench.commits("forced")
+    for n in (3, 60, 140, 250):
+        assert bench.killed("forced", n, no_cache=True)
+        assert bench.commits("forced") == before
+    bench.goes_on("forced", no_cache=True)
