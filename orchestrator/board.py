@@ -1,6 +1,7 @@
 """A board where Ray workers leave what happened, and where the driver reads it: progress never waits for anyone.
 
 Workers push and forget; the answer to a push says whether to stop, and is looked at when it is there. The driver drains.
+Beside it every worker's process leaves a sign of life each second, from a thread of its own (`pulse.py`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,32 @@ Event = dict[str, Any]
 
 MOST_EVENTS = 20_000  # kept until drained; beyond it the oldest progress goes first
 ASK_EVERY_S = 0.25
+ASLEEP_S = 5.0  # without a call for so long, the board itself was stopped: then nobody else's silence means anything
+CALL_TIMEOUT_S = 10.0
 
 
 class Board:
-    """The actor's state. `verdict` is the first fatal error told, which every worker then knows."""
+    """The actor's state. `verdict` is the first fatal error told of an attempt, which every worker then knows.
+
+    `attempt` counts the groups of workers; what is left of an earlier one is told to leave.
+    """
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._stop = False
         self._verdict: Event | None = None
+        self._attempt = 0
+        self._lives: dict[int, dict[str, Any]] = {}  # rank -> what it told of itself last
+        self._called = time.monotonic()
+
+    def open(self, attempt: int) -> None:
+        """A new group: nothing that an earlier one told counts any more."""
+        self._attempt, self._verdict = attempt, None
+        self._lives.clear()
+
+    def close(self, attempt: int) -> None:
+        """The group of this attempt must leave at once."""
+        self._attempt = max(self._attempt, attempt + 1)
 
     def push(self, event: Event | None) -> bool:
         """Leave an event (None: only ask); returns whether to stop."""
@@ -47,12 +65,57 @@ class Board:
     def verdict(self) -> Event | None:
         return self._verdict
 
+    # --- signs of life -------------------------------------------------------------------------------------------
+
+    def beat(self, attempt: int, life: dict[str, Any]) -> str:
+        """A worker lives: {"rank", "pid", "born", "machine", "node", "moves", "done"}.
+
+        Returns "leave" where its attempt is over.
+        """
+        now = self._now()
+        if attempt < self._attempt:
+            return "leave"
+        self._attempt = attempt  # after the board itself was started again
+        known = self._lives.get(life["rank"])
+        moved = now if known is None or known["moves"] != life["moves"] else known["moved"]
+        self._lives[life["rank"]] = {**life, "beat": now, "moved": moved}
+        return ""
+
+    def lives(self) -> dict[int, dict[str, Any]]:
+        """Of every worker what it told last, how long it is silent, and how long its work stands still (seconds)."""
+        now = self._now()
+        return {
+            rank: {**life, "silent_s": now - life["beat"], "still_s": now - life["moved"]}
+            for rank, life in self._lives.items()
+        }
+
+    def _now(self) -> float:
+        now = time.monotonic()
+        if now - self._called > ASLEEP_S:
+            for life in self._lives.values():
+                life["beat"] = life["moved"] = now
+        self._called = now
+        return now
+
 
 def pin_up() -> Any:
-    """A new board on the started cluster (an actor handle); it costs no CPU and ends with its handle."""
+    """A new board (an actor handle) on the driver's own node; it costs no CPU, comes back when killed, ends with its handle."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Board)
+    return actor.options(scheduling_strategy=here).remote()
+
+
+def ask(method: Any, *arguments: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    """What the board answers; None where it is gone, or does not answer in time."""
     import ray
 
-    return ray.remote(num_cpus=0, max_restarts=0)(Board).remote()
+    try:
+        return ray.get(method.remote(*arguments), timeout=timeout_s)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError):
+        return None
 
 
 class Pen:
@@ -87,8 +150,8 @@ def _answer(reference: Any) -> bool:
 
     try:
         return bool(ray.get(reference))
-    except ray.exceptions.RayError:  # the driver has gone with its board: nothing to wait for
+    except ray.exceptions.RayError:  # the driver has gone with its board, or the board comes back: nothing to wait for
         return False
 
 
-__all__ = ["Board", "Event", "Pen", "pin_up"]
+__all__ = ["Board", "Event", "Pen", "ask", "pin_up"]

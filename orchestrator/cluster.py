@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from typing import Any
 from orchestrator.errors import BadInput, Unavailable
 from orchestrator.stage import Complaint, Scale
 
+START_WITHIN_S = 60.0  # for Ray on this machine
+STOP_WITHIN_S = 15.0
+REVIVALS = 3  # how often a run starts its own Ray again
+NODES_WITHIN_S = 300.0  # for a cluster that lost nodes to have room again
+GONE_AFTER_S = 45.0  # without an answer from a joined cluster's head
+LOOK_EVERY_S = 5.0
 TIMEOUT_S = 18.0  # to reach an explicit cluster, and for it to be large enough
 PROBE_S = 5.0
 PORTS = {"ray": 10001, "gcs": 6379}
@@ -35,6 +41,7 @@ SETTINGS = {  # told to Ray by environment only; what the user set wins
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of Train's controller: 2 s make every start and end slow
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends the whole process: `died` comes before
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's own messages would be printed among our results
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -101,6 +108,10 @@ def check_local(scale: Scale, address: str | None = None) -> Complaint | None:
     )
 
 
+class RayDied(Unavailable):
+    """Ray itself is gone, and everything that ran in it. What was committed stands."""
+
+
 class Cluster:
     """Ray for one run. `start` is lazy and idempotent; `stop` ends what `start` began, and nothing else."""
 
@@ -119,6 +130,10 @@ class Cluster:
         self._owned = False
         self._lock = threading.Lock()
         self._ending = threading.Event()
+        self._processes: list[tuple[str, Any]] = []  # Ray's own, where they are our children
+        self._heard = self._looked = 0.0
+        self._died = ""
+        self.generation = 0  # how often it was started again
 
     @property
     def local(self) -> bool:
@@ -141,19 +156,83 @@ class Cluster:
             with _signals_kept():
                 self._keep_local() if self.local else self._join()
             self._owned = True
+            self._heard = self._looked = time.monotonic()
             _quiet(self.log)
 
     def stop(self) -> None:
         """Leave or end the Ray that `start` began."""
         with self._lock:
-            if not self._owned:
-                return
-            self._owned = False
-            import ray
+            self._stop()
 
-            with _signals_kept():
-                ray.shutdown()
-            self._ending.set()
+    def _stop(self) -> None:
+        if not self._owned:
+            return
+        self._owned = False
+        with _signals_kept():
+            ended = threading.Thread(target=_shut_down, daemon=True, name="end-ray")
+            ended.start()
+            ended.join(STOP_WITHIN_S)  # a Ray that is half dead may wait for itself
+        for _, process in self._processes:
+            if process.poll() is None and ended.is_alive():
+                process.kill()
+        self._processes = []
+        self._ending.set()
+
+    # --- life and death ------------------------------------------------------------------------------------------
+
+    def died(self) -> str:
+        """What became of the started Ray, in words; "" while it lives (or was never started). Cheap."""
+        if not self._owned or self._died:
+            return self._died
+        for name, process in self._processes:
+            if (code := process.poll()) is not None:
+                self._died = f"Ray died ({name} ended by {_how(code)})"
+                return self._died
+        now = time.monotonic()
+        if not self.local and now - self._looked > LOOK_EVERY_S:
+            self._looked = now
+            self._heard = now if _listens(str(self.address)) else self._heard
+            if now - self._heard > GONE_AFTER_S:
+                self._died = f"the Ray cluster at {self.address} has not answered for {GONE_AFTER_S:.0f} s"
+        return self._died
+
+    def revive(self, generation: int, why: str) -> bool:
+        """Start our own Ray again after its death; False where another thread already did.
+
+        `generation` is the one that died. Raises Unavailable for a joined cluster, and where it died too often.
+        """
+        again = "the same command goes on from what is saved"
+        if not self.local:
+            raise Unavailable(why, hint=again)
+        with self._lock:
+            if generation != self.generation:
+                return False
+            if self.generation >= REVIVALS:
+                raise Unavailable(f"{why}, for the {REVIVALS + 1}th time in this run", hint=again)
+            self.generation += 1
+            self._stop()
+            self._died = ""
+        self.start()
+        return True
+
+    def wait_for(self, scale: Scale, say: Callable[[str], None], stopping: Callable[[], bool]) -> None:
+        """Return once the living nodes have room for the workers, or a stop is asked for. Raises Unavailable, RayDied."""
+        deadline, told = time.monotonic() + NODES_WITHIN_S, False
+        while (room := _room(scale)) < scale.num_workers and not stopping():
+            if why := self.died():
+                raise RayDied(why)
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the cluster has lost nodes: room for {room} of {scale.num_workers} workers after "
+                    f"{NODES_WITHIN_S:.0f} s",
+                    hint="let it grow, or lower `scale`; the same command goes on from the last checkpoint",
+                )
+            if not told:
+                say(
+                    f"waiting for nodes: room for {room} of {scale.num_workers} workers, {NODES_WITHIN_S:.0f} s at most"
+                )
+                told = True
+            time.sleep(0.5)
 
     def __enter__(self) -> Cluster:
         return self
@@ -216,7 +295,8 @@ class Cluster:
                 self._ending.wait()
 
         threading.Thread(target=stay, daemon=True, name="ray").start()
-        started.wait()
+        if not started.wait(START_WITHIN_S):
+            raise Unavailable(f"Ray did not start on this machine within {START_WITHIN_S:.0f} s", hint="see /tmp/ray")
         if failed:
             raise failed[0]
 
@@ -237,6 +317,7 @@ class Cluster:
             raise Unavailable(
                 f"Ray did not start on this machine: {_first_line(error)}", hint="see /tmp/ray"
             ) from error
+        self._processes = _own_processes()
         _protect_token()
         _warm(int(here.cpus))
 
@@ -263,6 +344,35 @@ class Cluster:
             )
         if failed:
             raise Unavailable(f"cannot join the Ray cluster at {address}: {_first_line(failed[0])}", hint=_token_hint())
+
+
+def _shut_down() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _own_processes() -> list[tuple[str, Any]]:
+    """Those of Ray without which nothing works, as subprocess.Popen."""
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return []
+    vital = ("gcs_server", "raylet")
+    return [(name, info.process) for name in vital for info in node.all_processes.get(name, ())]
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _listens(address: str) -> bool:
+    try:
+        _probe(address, 1.0)
+    except Unavailable:
+        return False
+    return True
 
 
 def _configure(local: bool) -> None:
@@ -400,4 +510,4 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-__all__ = ["Cluster", "Resources", "check_local", "is_local", "local_resources", "needed"]
+__all__ = ["Cluster", "RayDied", "Resources", "check_local", "is_local", "local_resources", "needed"]

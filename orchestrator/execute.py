@@ -13,11 +13,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import collection, earlier, estimates, events, failures, keys, runs
+from orchestrator import attempts, collection, earlier, estimates, events, failures, keys, runs
 from orchestrator.artifacts import Artifact, Damaged
+from orchestrator.attempts import Deadline
 from orchestrator.cache import Entry
 from orchestrator.checkpoints import StoredCheckpoints
-from orchestrator.cluster import Cluster, check_local
+from orchestrator.cluster import Cluster, RayDied, check_local
 from orchestrator.errors import (
     Busy,
     Cancelled,
@@ -28,21 +29,23 @@ from orchestrator.errors import (
     OrchestratorError,
     SpecError,
     StageFailed,
+    Unavailable,
 )
 from orchestrator.events import Listener
-from orchestrator.failures import Decision, StageTimeout
+from orchestrator.failures import Decision
 from orchestrator.files import scratch_cache
 from orchestrator.log import Lease
+from orchestrator.outbox import outbox
 from orchestrator.planning import Desk, Plan, PlannedStep, Sealed
 from orchestrator.runs import Diary, Run, RunRecord, StageRecord
 from orchestrator.signals import Stop
 from orchestrator.stage import Context
 from orchestrator.steps import Step, complaints
 from orchestrator.tracking import NullTracker, RunTracker, Tracker
+from orchestrator.trouble import Outage, Troubles, recognised
 
 REWALKS = 3  # how often damage found in an input sends the run back to the stage that made it
 TICK_S = 0.2
-GRACE_S = 20.0  # for a stage that is asked to stop
 SHOWN_EVERY_S = 1.0  # progress in events.jsonl
 
 
@@ -72,10 +75,15 @@ def execute(plan: Plan, *, listener: Listener | None = None, options: Options | 
     lease = plan.log.acquire(run_id, wait_s=options.wait_lease_s)
     try:
         collection.stand_clear(plan.store, run_id, wait_s=options.wait_lease_s)
-    except BaseException:
-        lease.release({"status": "failed", "exit_code": Busy.exit_code}, {})
+        execution = Execution(plan, options, listener, run_id, lease)
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, OrchestratorError) else Unavailable.exit_code
+        with Troubles(plan.store.url).met():
+            lease.release({"status": "failed", "exit_code": code}, {})
+        if (known := recognised(error, plan.store.url)) is not None and known is not error:
+            raise known from error
         raise
-    return Execution(plan, options, listener, run_id, lease).run()
+    return execution.run()
 
 
 def _check_machine(plan: Plan, options: Options) -> None:
@@ -117,12 +125,15 @@ class Execution:
         self.desk = Desk(plan.spec, plan.store, plan.log)
         self.record = self._new_record()
         self.diary = Diary(self.store, self.record)
+        self.deadline = Deadline(plan.spec.timeout_s)
         self.stop = Stop(lambda line: self._say("", line))
         local = self.store.files.local
         self.scratch = (local if local else scratch_cache()) / "scratch" / self.spec.name
         self.cluster = Cluster(self.options.address, log=self.diary.folder / "ray.log", disabled=not self.options.ray)
         self.tracker: RunTracker | NullTracker = NullTracker()
         self.store.told = self.plan.log.told = lambda line: self._say("", line)
+        self.store.files.stopping = self._stopping
+        self.outbox = outbox(self.store)
         self._commits = threading.Lock()
         self._failures: dict[str, BaseException] = {}
         self._repeated: set[str] = set()  # forced steps that have run
@@ -151,6 +162,12 @@ class Execution:
             self.tracker = self._open_tracker()
         self.listener.run_started(events.RunStarted(self.run_id, self.plan))
         self.diary.event("run_started", {"pipeline": self.spec.name})
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Bring what an outage left on this machine into the storage. Raises Unavailable when it does not answer."""
+        for what in self.outbox.deliver(self.store) if self.outbox else ():
+            self._say("", f"brought from the outbox into the storage: {what}")
 
     def _open_tracker(self) -> RunTracker:
         tracking = self.spec.tracking
@@ -214,33 +231,45 @@ class Execution:
 
     def _end(self, error: BaseException | None) -> Run:
         """Close everything; the verdict stands in the record and in the log."""
-        record = self.record
-        ran = any(not done.cached for done in self.done.values()) or bool(self._failures)
+        record, troubles = self.record, Troubles(self.store.url)
+        error = (recognised(error, self.store.url) or error) if error is not None else None
         bug = error is not None and not isinstance(error, (OrchestratorError, KeyboardInterrupt)) and not self._failures
-        record.status, record.exit_code = ("failed", 70) if bug else _verdict(error)
-        record.error = self.spec.redact(failures.one_line(error)) if error else ""
+        self._judge(error, bug)
         record.ended = time.time()
         run = Run(self.store, record)
         if error is not None and bug:
             self.diary.log("run", "".join(traceback.format_exception(error)))
-        try:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        with troubles.met():
             self.diary.save()
-            if ran and not self._stopping():
+        if not self._stopping():
+            with troubles.met():
                 self._report()
+        with troubles.met():
             self._close_tracker()
-            self.cluster.stop()
-            if error is None:
+        self.cluster.stop()
+        if error is None and troubles.first is None:
+            with troubles.met():
                 self._remember()
-            self.diary.event("run_finished", {"status": record.status, "exit_code": record.exit_code})
-        finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            used = {name: done.entry.to_json() for name, done in self.done.items()}
+        if error is None and troubles.first is not None:
+            self._judge(troubles.first, bug)
+        self.diary.event("run_finished", {"status": record.status, "exit_code": record.exit_code})
+        used = {name: done.entry.to_json() for name, done in self.done.items()}
+        with troubles.met():
             self.lease.release({"status": record.status, "exit_code": record.exit_code, "ended": record.ended}, used)
+        if error is None and troubles.first is not None:
+            self._judge(troubles.first, bug)
+        with troubles.met():
             self.diary.close()
         self.listener.run_finished(events.RunFinished(run))
         if error is not None and bug:
             raise error
         return run
+
+    def _judge(self, error: BaseException | None, bug: bool) -> None:
+        record = self.record
+        record.status, record.exit_code = ("failed", 70) if bug else _verdict(error)
+        record.error = self.spec.redact(failures.one_line(error)) if error else ""
 
     def _remember(self) -> None:
         earlier.remember(self.plan, [self.done[p.step.id].entry.key for p in self.plan.steps], self.run_id)
@@ -251,6 +280,8 @@ class Execution:
 
         try:
             report.build(self.store, self.run_id)
+        except Unavailable:
+            raise
         except Exception as error:  # noqa: BLE001
             self.diary.log("report", "".join(traceback.format_exception(error)))
             self._say("", f"no report: {failures.one_line(error)}; see {self.diary.log_place('report')}")
@@ -281,9 +312,13 @@ class Execution:
                     self._serve(step, record, entry, artifacts)
                     return
             self._refuse_unchanged(sealed, forced)
+            self.deadline.check()
             self._run(planned, sealed, record)
-        except BaseException as error:
+        except BaseException as raised:
+            error = recognised(raised, self.scratch) or raised
             self._failed(step, record, error)
+            if error is not raised:
+                raise error from raised
             raise
 
     def _serve(self, step: Step, record: StageRecord, entry: Entry, artifacts: dict[str, Artifact]) -> None:
@@ -309,36 +344,51 @@ class Execution:
         count = 0
         while True:
             count += 1
-            record.attempts, record.started = count, time.time()
+            generation = self.cluster.generation
+            record.attempts, record.started = record.attempts + 1, time.time()
             record.worked = estimates.work(step, self.store, sealed.lineage)
             self.diary.save()
-            self.listener.stage_started(events.StageStarted(step.id, reason, count))
-            self.diary.event("stage_started", {"stage": step.id, "reason": reason, "attempt": count})
+            self.listener.stage_started(events.StageStarted(step.id, reason, record.attempts))
+            self.diary.event("stage_started", {"stage": step.id, "reason": reason, "attempt": record.attempts})
             try:
                 outputs = self._attempt(step, sealed)
                 break
-            except Exception as error:
+            except Exception as raised:
+                error = recognised(raised, self.scratch) or raised
+                if self._revived(error, generation):
+                    count -= 1  # Ray's death is no failure of the stage
+                    continue
                 wait_s = self._retry_in(step, error, count)
                 self._tell_failure(step, error, wait_s)
+                if wait_s is None and error is not raised:
+                    raise error from raised
                 if wait_s is None:
                     raise
                 self._sleep(wait_s)
         seconds = time.time() - record.started
         self._commit(step, sealed, record, outputs, seconds)
 
+    def _revived(self, error: Exception, generation: int) -> bool:
+        """Whether Ray died under the stage, and is there again. Raises Unavailable where it cannot be."""
+        why = self.cluster.died() or (str(error) if isinstance(error, RayDied) else "")
+        if not why or self._stopping():
+            return False
+        if self.cluster.revive(generation, why):
+            self._say("", f"{why}; started again")
+        return True
+
     def _retry_in(self, step: Step, error: Exception, count: int) -> float | None:
         damaged = isinstance(error, Damaged)  # the walk goes back to who made it
         if damaged or self._stopping() or failures.decide(error, count, step.retry.max_failures) is Decision.GIVE_UP:
             return None
-        retry = step.retry
-        growth = retry.backoff_factor ** min(count - 1, 64)
-        return float(min(retry.backoff_s * growth, retry.max_backoff_s))
+        return attempts.wait_s(step.retry, count)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self._stopping():
                 raise self._interruption()
+            self.deadline.check()
             time.sleep(min(TICK_S, seconds))
 
     def _attempt(self, step: Step, sealed: Sealed) -> dict[str, Artifact]:
@@ -348,15 +398,21 @@ class Execution:
         scratch.mkdir(parents=True)
         overdue = threading.Event()
         context = self._context(step, sealed, scratch, lambda: self._stopping() or overdue.is_set())
-        pool = ThreadPoolExecutor(1, thread_name_prefix=f"stage-{step.id}")
         try:
-            future = pool.submit(step.stage.run, context)
-            outputs = _within(future, step, overdue)
-        except BaseException:
+            outputs = attempts.run_once(
+                lambda: step.stage.run(context),
+                stage=step.id,
+                limit_s=step.timeout_s,
+                deadline=self.deadline,
+                asked=overdue,
+                cluster=self.cluster,
+            )
+        except BaseException as error:
             context.tracker.end("KILLED" if self._stopping() else "FAILED")
+            if (lost := attempts.of_ray(error)) is not None and not self.cluster.died():
+                raise lost from error
             raise
         finally:
-            pool.shutdown(wait=False)
             shutil.rmtree(scratch, ignore_errors=True)
         made = {name: artifact.kind for name, artifact in outputs.items()}
         if any(made.get(name) != kind for name, kind in step.outputs.items()):
@@ -383,6 +439,7 @@ class Execution:
             stopping=stopping,
             tracking_uri=self.record.tracking_uri,
             max_failures=max(Context.max_failures, step.retry.max_failures),
+            notes=self.record.stage(step.id).notes,
         )
 
     def _commit(
@@ -399,10 +456,18 @@ class Execution:
             started=record.started,
             seconds=seconds,
             attempts=record.attempts,
+            extra=dict(record.notes),
         )
-        with self._commits:
-            self.lease.append("commit", {"stage": step.id, "commit": entry.to_json()})
-        self.desk.cache.put(entry)
+        try:
+            self._deliver()
+            with self._commits:
+                self.lease.append("commit", {"stage": step.id, "commit": entry.to_json()})
+            self.desk.cache.put(entry)
+        except Outage:
+            if self.outbox is not None:
+                self.outbox.keep_entry(entry)
+                self._say(step.id, f"its result waits in {self.outbox.root}; the next run on this machine delivers it")
+            raise
         self.done[step.id] = Done(outputs, entry, cached=False)
         self._repeated.add(step.id)
         record.state, record.outputs, record.seconds, record.error = "succeeded", dict(entry.outputs), seconds, ""
@@ -491,25 +556,6 @@ class _StageProgress:
 
     def say(self, line: str) -> None:
         self._execution._say(self._stage, line)
-
-
-def _within(future: Future[dict[str, Artifact]], step: Step, overdue: threading.Event) -> dict[str, Artifact]:
-    """The stage's result within its time limit; then it is asked to stop, and left behind where it does not."""
-    limit = step.timeout_s
-    try:
-        return future.result(limit)
-    except TimeoutError:
-        if future.done():  # the stage's own
-            raise
-    overdue.set()
-    what = f"stage {step.id} took longer than timeout_s = {limit:g}" if limit else ""
-    try:
-        future.result(GRACE_S)
-    except TimeoutError:
-        raise StageTimeout(what, hint="it did not stop when asked") from None
-    except BaseException as error:
-        raise StageTimeout(what, hint="a further run goes on from its last checkpoint") from error
-    return future.result()
 
 
 def _verdict(error: BaseException | None) -> tuple[str, int]:

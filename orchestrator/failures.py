@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.errors import OrchestratorError, StageFailed, Unavailable
+from orchestrator.trouble import DiskFull, Refused
 
 # A mistake in code or parameters comes back unchanged, however often one tries.
 PERMANENT = (TypeError, AttributeError, NameError, LookupError, ImportError, AssertionError, NotImplementedError)
+
+
+MOST_WAIT_S = 30.0  # between two restarts
+LOSSES = 3  # of tasks, before a stage fails
 
 
 class Decision(Enum):
@@ -23,17 +29,49 @@ class StageTimeout(StageFailed):
     kind = "timeout"
 
 
+class TaskLost(StageFailed):
+    """Ray lost a task or its result more often than it tries again. Not the stage's fault."""
+
+
+class RunTimeout(StageTimeout):
+    """The whole run took longer than the spec's `timeout_s`."""
+
+
 def decide(error: BaseException, failures: int, max_failures: int) -> Decision:
     """After so many failures of a stage, the last of which is `error`.
 
     What a stage already judged (its own errors: bad input, divergence, a gate, workers lost too often) is final; an
     unreachable service, a time limit and anything from outside may pass.
     """
-    if failures > max_failures or not isinstance(error, Exception) or isinstance(error, PERMANENT):
+    limit = max(max_failures, LOSSES) if isinstance(error, TaskLost) else max_failures
+    if failures > limit or not isinstance(error, Exception) or isinstance(error, PERMANENT):
         return Decision.GIVE_UP
-    if isinstance(error, OrchestratorError) and not isinstance(error, (Unavailable, StageTimeout)):
+    if isinstance(error, (RunTimeout, DiskFull, Refused)):
+        return Decision.GIVE_UP
+    if isinstance(error, OrchestratorError) and not isinstance(error, (Unavailable, StageTimeout, TaskLost)):
         return Decision.GIVE_UP
     return Decision.RETRY
+
+
+@dataclass
+class Restarts:
+    """How often lost workers are replaced: without end while training gets on, `limit` times in a row where it does not.
+
+    `step` is the newest one that was saved. The first restart comes at once, then ever later.
+    """
+
+    limit: int
+    step: int
+    count: int = 0
+
+    def another(self, step: int) -> float | None:
+        """After a loss, with `step` saved: the seconds to wait before the restart; None: give up."""
+        if step > self.step:
+            self.step, self.count = step, 0
+        self.count += 1
+        if self.count > self.limit:
+            return None
+        return 0.0 if self.count == 1 else min(2.0 ** (self.count - 2), MOST_WAIT_S)
 
 
 def kind(error: BaseException) -> str:
@@ -49,4 +87,4 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-__all__ = ["Decision", "StageTimeout", "decide", "kind", "one_line"]
+__all__ = ["Decision", "Restarts", "RunTimeout", "StageTimeout", "TaskLost", "decide", "kind", "one_line"]

@@ -108,6 +108,13 @@ SPEC: Schema = {
             "default": None,
             "description": "MLflow's tracking URI. Left out: sqlite in the local storage.",
         },
+        "timeout_s": {
+            "type": ["number", "null"],
+            "exclusiveMinimum": 0,
+            "maximum": 31_536_000,
+            "default": None,
+            "description": "Seconds that a whole run may take; then it saves and ends, and the same command goes on.",
+        },
         "stages": {
             "type": "object",
             "minProperties": 1,

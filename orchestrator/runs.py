@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import BadInput, IntegrityError, Unavailable
-from orchestrator.files import scratch_cache, seen
+from orchestrator.files import folder, scratch_cache, seen
 from orchestrator.seals import MALFORMED, Damaged, read_whole, sealed, unsealed
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class StageRecord:
     attempts: int = 0
     error: str = ""
     kind: str = ""  # kind of the failure
+    notes: dict[str, Any] = field(default_factory=dict)  # how it came about: a smaller microbatch, since memory ran out
     lineage: str = ""  # whose checkpoints it went on from and left behind
     size: int = 0  # bytes of the outputs
     worked: float = 0.0  # steps that `seconds` were spent on, of a stage whose steps may grow in number; else 0
@@ -269,7 +270,7 @@ class Diary:
         local = store.files.local
         self.folder = (local if local else scratch_cache()) / "runs" / record.run_id
         self.remote = local is None
-        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        folder(self.folder / "logs")
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
         self._uploaded: dict[str, int] = {}  # name -> size when last stored

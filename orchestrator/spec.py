@@ -84,6 +84,7 @@ class Spec:
     storage: str = "runs"
     storage_options: Mapping[str, Any] = field(default_factory=dict)  # may hold Secrets: see `reveal`
     tracking: str | Secret | None = None
+    timeout_s: float | None = None  # of a whole run
     profiles: tuple[str, ...] = ()
     profile: str | None = None
     sets: tuple[str, ...] = ()  # the values given beside the file, as they were typed
@@ -253,6 +254,7 @@ def _build(document: Document, flaws: Sequence[Flaw], profile: str | None) -> Sp
         storage=value.get("storage", "runs"),
         storage_options=value.get("storage_options") or {},
         tracking=value.get("tracking"),
+        timeout_s=value.get("timeout_s"),
         profiles=tuple(value.get("profiles") or ()),
         profile=profile,
         broken=broken,

@@ -88,6 +88,9 @@ class Checkpoints(Protocol):
     def save(self, step: int, files: Mapping[str, bytes | Path]) -> None:
         """Commit a checkpoint; visible only when whole. Keeps the newest two."""
 
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending."""
+
     def latest(self, *, at_most: int | None = None) -> tuple[int, dict[str, Path]] | None:
         """The newest whole checkpoint (with step <= at_most) as verified local files; damaged ones are skipped and told."""
 
@@ -110,6 +113,9 @@ class Context:
     cluster: Cluster  # lazy: `cluster.start()` starts or joins Ray once a run
     stopping: Callable[[], bool]  # True once a signal came: save and return by raising errors.Interrupted
     tracking_uri: str = ""
+    notes: dict[str, Any] = field(
+        default_factory=dict
+    )  # how it came about (JSON): recorded beside the result, not in it
     max_failures: int = 3  # deaths of workers that a stage survives by itself (the spec's `retry`, where it says more)
 
     def open(self, artifact: Artifact, name: str) -> Path:

@@ -27,6 +27,7 @@ class Diary:
     figures: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     children: dict[str, Diary] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     ended: str = ""
     on_line: Callable[[str], None] = lambda line: None
     on_step: Callable[[float], None] = lambda step: None
@@ -140,4 +141,5 @@ def context(
         cluster=cluster or Cluster(disabled=True),
         stopping=stopping,
         max_failures=max_failures,
+        notes=diary.notes,
     )

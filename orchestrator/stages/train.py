@@ -7,13 +7,14 @@ truth about progress are our own committed checkpoints: a killed worker, run or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from orchestrator.errors import BadInput, Diverged, Interrupted
+from orchestrator import losses
+from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
 from orchestrator.space import flat
 from orchestrator.stage import Checkpoints, Complaint, Context, Facts, Foresight, Stage
 from orchestrator.workers import Ended, Seat, run_group, run_here
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
     from trainers.config import TrainConfig
 
+SMALLEST = 2  # samples at once: fewer have no variance
 KEPT_FACTS = ("shape", "dataset", "classes", "mixture")
 COMPATIBILITY = (
     "incompatible",
@@ -136,10 +138,72 @@ class Job:
     checkpoints: Checkpoints
     dataset: Artifact
     init: Artifact | None
+    microbatch: int | None = None  # smaller than the configuration's, since memory ran out
+
+    @property
+    def running(self) -> TrainConfig:
+        """The configuration that is worked with: the results carry `config`."""
+        if self.microbatch is None:
+            return self.config
+        return replace(self.config, settings=replace(self.config.settings, microbatch=self.microbatch))
+
+    def at_once(self, workers: int) -> int:
+        """Samples that a worker handles at once."""
+        share = self.config.settings.batch_size // workers
+        return min(self.microbatch or self.config.settings.microbatch or share, share)
+
+
+class OutOfMemory(StageFailed):
+    """Memory ran out, and a smaller microbatch is impossible or did not help."""
+
+    kind = "out_of_memory"
 
 
 def _fit(job: Job, context: Context) -> dict[str, Any]:
+    """Train; once, where memory runs out, with half the microbatch."""
     listener = Listener(context, job.config.settings.total_steps)
+    ended = _ended(job, context, listener)
+    if isinstance(ended, Ended) and ended.kind == losses.MEMORY:
+        smaller = _smaller(job, context, ended)
+        listener.shrunk(job.at_once(context.scale.num_workers), smaller.at_once(context.scale.num_workers))
+        ended = _ended(smaller, context, listener)
+        if isinstance(ended, Ended) and ended.kind == losses.MEMORY:
+            raise OutOfMemory(
+                f"out of memory again, with microbatch {smaller.microbatch}: {ended}",
+                hint="lower batch_size or set microbatch, take smaller networks, or give the workers more memory",
+            )
+    if isinstance(ended, Ended):
+        raise _told(ended)
+    listener.close()
+    return ended
+
+
+def _smaller(job: Job, context: Context, ended: Ended) -> Job:
+    """The same with half the microbatch. Raises OutOfMemory where the batch cannot be split."""
+    size = job.at_once(context.scale.num_workers)
+    coupled = _coupled(job.config)
+    if coupled or size < SMALLEST * 2:
+        why = f"{', '.join(coupled)} compare the samples of a batch" if coupled else f"{size} samples at once are few"
+        raise OutOfMemory(
+            f"out of memory at batch {size} ({ended}); not tried with a smaller microbatch: {why}",
+            hint="lower batch_size, take smaller networks, or give the workers more memory",
+        )
+    half = size // 2
+    context.notes["out_of_memory"] = {"batch": size, "microbatch": half, "step": ended.facts.get("step")}
+    context.tracker.tags({"microbatch": str(half), "out_of_memory": f"at batch {size}"})
+    return replace(job, microbatch=half)
+
+
+def _coupled(config: TrainConfig) -> list[str]:
+    """What in a configuration has losses that only the whole batch has."""
+    from trainers import plugins
+
+    named = [name for name in config.plugins() if name[0] in ("variants", "hacks")]
+    return [name for kind, name in named if plugins.describe(kind, name).attributes.get("coupled")]
+
+
+def _ended(job: Job, context: Context, listener: Listener) -> dict[str, Any] | Ended:
+    """What training came to: the model's record, or why it ended."""
     try:
         if context.cluster.disabled:
             made = run_here(train, job, hear=listener, stopping=context.stopping)
@@ -148,15 +212,16 @@ def _fit(job: Job, context: Context) -> dict[str, Any]:
             made = run_group(
                 train,
                 job,
+                cluster=context.cluster,
                 scale=context.scale,
                 scratch=context.scratch,
                 max_failures=context.max_failures,
                 hear=listener,
                 stopping=context.stopping,
+                committed=lambda: max(context.checkpoints.steps(), default=0),
             )
     except Ended as ended:
-        raise _told(ended) from None
-    listener.close()
+        return ended
     return dict(made)
 
 
@@ -173,7 +238,11 @@ class Listener:
 
     def __init__(self, context: Context, total: int) -> None:
         self._progress, self._tracker, self._total = context.progress, context.tracker, total
-        self._lost = ""
+        self._lost = self._shrunk = ""
+
+    def shrunk(self, size: int, half: int) -> None:
+        """Memory ran out at `size` samples at once; it goes on with `half`."""
+        self._shrunk = f"out of memory at batch {size}: continued with microbatch {half} (gradients accumulated)"
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         match event["event"]:
@@ -183,19 +252,22 @@ class Listener:
             case "figure":
                 self._tracker.figure(event["name"], event["png"])
             case "lost":
-                self._lost = "; ".join(
-                    f"worker {rank} was lost ({why})" for rank, why in sorted(event["ranks"].items())
-                )
-                self._progress.say(f"{self._lost}; the group starts again")
+                self._lost = event["line"]
+                self._progress.update(0, self._total, note=f"{self._lost}; the group starts again")
             case "start":
                 self._started(event["step"])
             case "say":
                 self._progress.say(event["line"])
 
     def _started(self, step: int) -> None:
-        if self._lost or step:
-            self._progress.say(f"training goes on from step {step}" if step else "training starts again from step 0")
-        self._lost = ""
+        """One line says what happened and what was done."""
+        if self._shrunk:
+            self._progress.say(f"{self._shrunk} at step {step}")
+        elif self._lost:
+            self._progress.say(f"{self._lost}, {f'resumed at step {step}' if step else 'started again from step 0'}")
+        elif step:
+            self._progress.say(f"training goes on from step {step}")
+        self._lost = self._shrunk = ""
         self._progress.update(step, self._total)
 
     def close(self) -> None:
@@ -247,7 +319,7 @@ def train(job: Job, seat: Seat) -> dict[str, Any] | None:
 
     try:
         training = loop.open_training(
-            job.config,
+            job.running,
             Prepared.open(job.store.directory(job.dataset)),
             seed=job.seed,
             checkpoints=job.checkpoints,
@@ -261,16 +333,34 @@ def train(job: Job, seat: Seat) -> dict[str, Any] | None:
         if seat.rank == 0:
             seat.tell({"event": "start", "step": training.step})
         training.run()
+        training.game.config = job.config  # the model carries what was asked for
         fitted = training.finish()
     except loop.NotFinite as error:
         kept = f"the state of step {error.kept} is kept" if error.kept else "nothing was saved before"
         raise Ended("diverged", f"training diverged: {error}; {kept}", step=error.step) from error
     except loop.Stopped as error:
         raise Ended("stopped", str(error), step=error.step) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise Ended(losses.MEMORY, _first_line(error)) from error
     if seat.rank > 0:
         return None
     show()
     return job.store.put("model", fitted.files, fitted.metadata).to_json()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or beside it (where torch raises no kind of its own)."""
+    import torch
+
+    signs = ("can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error).lower() for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _mine(path: tuple[str | int, ...], given: Mapping[str, Any]) -> tuple[tuple[str | int, ...]]:
