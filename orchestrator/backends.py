@@ -122,6 +122,7 @@ class Renaming(Backend):
     def __init__(self, fs: Any, root: str, link: Callable[[str, str], None]) -> None:
         super().__init__(fs, root)
         self._link = link
+        self._folders = "fsspec.MemoryFileSystem" not in _names(fs)  # there they are only names
         self._made: set[str] = set()
 
     def write(self, path: str, data: Data) -> None:
@@ -132,7 +133,8 @@ class Renaming(Backend):
 
     def create(self, path: str, data: bytes) -> bool:
         if self.exists(path):  # a name that is taken costs no write
-            return self.holds(path, data)
+            with _vanishing():
+                return self.holds(path, data)
         with self._placed(path, data) as temporary, _vanishing():
             with contextlib.suppress(FileExistsError):
                 self._link(temporary, path)
@@ -172,7 +174,7 @@ class Renaming(Backend):
 
     def _folder(self, path: str) -> None:
         folder = path.rsplit("/", 1)[0]
-        if folder not in self._made:
+        if self._folders and folder not in self._made:
             self.fs.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
