@@ -7,6 +7,7 @@ line, exit 70, and its trace in a file.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from gc import freeze
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.trouble import recognised
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Run a pipeline": ("run", "validate", "plan", "why"),
@@ -97,6 +99,9 @@ def invoke(argv: Sequence[str] | None = None) -> int:
         click.echo(describe(error), err=True)
         return error.exit_code
     except Exception as error:  # noqa: BLE001
+        if (known := recognised(error, os.getcwd())) is not None:
+            click.echo(describe(known), err=True)
+            return known.exit_code
         click.echo(_bug(error), err=True)
         return BUG
 
@@ -115,8 +120,13 @@ def _bug(error: Exception) -> str:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write(f"orchestrate {' '.join(sys.argv[1:])}\n\n")
-        file.write("".join(traceback.format_exception(error)))
-    message = " ".join(str(error).split())[:200]
-    return f"error[bug]: a bug of ours: {type(error).__name__}: {message}; its trace: {file.name}"
+    message = f"error[bug]: a bug of ours: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="orchestrate-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(f"orchestrate {' '.join(sys.argv[1:])}\n\n")
+            file.write("".join(traceback.format_exception(error)))
+    except OSError as full:
+        return f"{message}; its trace could not be kept: {full}"
+    return f"{message}; its trace: {file.name}"
