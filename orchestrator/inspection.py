@@ -232,17 +232,23 @@ class _Inspector:
     def _follow(self, folder: str, entries: list[dict[str, Any]], head: logs.State | None) -> None:
         """Each holder's entries stand between its own acquisition and the next one's; the head says the same."""
         state, whole = logs.State(), True
+        lost: set[int] = set()  # entries that may have been an acquisition, since the last one that is known
         for entry in entries:
             path = f"{folder}/log/{entry['n']:08d}.json"
             epoch = entry.get("epoch")
-            if entry["type"] != "acquire" and epoch is not None and not _may(state, epoch):
+            holder = state.lease.epoch if state.lease else 0
+            if entry["type"] != "acquire" and epoch is not None and epoch not in lost | {holder}:
                 self._say(DAMAGED, path, f"is by the holder of epoch {epoch}, who had lost the pipeline then")
             try:
                 state.fold(entry)
             except MALFORMED:
                 self._say(DAMAGED, path, "has not the fields of its kind", "entry", folder=folder, n=entry["n"])
                 whole = False
-            whole = whole and entry["type"] not in ("damaged", "void")
+            if entry["type"] in ("damaged", "void"):
+                lost.add(entry["n"])
+                whole = False
+            elif entry["type"] == "acquire":
+                lost.clear()
             if head is not None and head.n == state.n and whole and head.to_json() != state.to_json():
                 self._say(DAMAGED, f"{folder}/head.json", "says something else than the log", "head", folder=folder)
         for n in range(len(entries) + 1, head.n + 1 if head is not None else 0):
@@ -432,11 +438,6 @@ class _Inspector:
             self._say(LEFT, "tmp", f"{count} temporary files; a run removes those older than a day")
         if count := len(self.files.names("quarantine")):
             self._say(NOTE, "quarantine", f"{count} damaged files were moved here earlier")
-
-
-def _may(state: logs.State, epoch: int) -> bool:
-    """Whether somebody with this epoch may write the next entry."""
-    return (state.lease is not None and state.lease.epoch == epoch) or epoch in state.doubts
 
 
 def _run_id(data: bytes) -> str:

@@ -103,7 +103,7 @@ def _forked(request: dict[str, Any]) -> Outcome:
         code = 70
         try:
             code = _child(request, write)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told, and the fork ends here
             traceback.print_exc()
         finally:
             os._exit(code)
