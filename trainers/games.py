@@ -47,7 +47,7 @@ class TwoPlayers(Variant):
 
     def fake(self, nets: Networks, batch: Batch, play: Play) -> Tensor:
         """Samples to train on, (..., B, *size)."""
-        return self.sample(nets, len(batch.index), play)
+        return self.sample(nets, batch.index.shape[-1], play)
 
     def condition(self, batch: Batch) -> Tensor | None:
         """What the critic is told of real and fake alike: labels (..., B), or None."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,32 @@ def find_critic(module: nn.Module) -> Critic:
     if found is None:
         raise ValueError(f"{type(module).__name__} contains no layers.Critic")
     return found
+
+
+def latent_critic(dim: int, width: int) -> Critic:
+    """A critic of latents (..., B, dim): two hidden layers of `width` units."""
+    hidden = nn.Sequential(nn.Linear(dim, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2))
+    return Critic(hidden, width)
+
+
+def aligned(strength: float | Tensor, like: Tensor) -> float | Tensor:
+    """A hack's or variant's number, ready to be multiplied with `like`.
+
+    A population whose members differ in it has one each, (N, 1): it gets as many dimensions as `like` (N, …) has.
+    """
+    if not isinstance(strength, Tensor) or strength.dim() == 0:
+        return strength
+    return strength.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+@torch.no_grad()
+def clip_(parameters: Iterable[Tensor], largest: float | Tensor) -> None:
+    """Clip every entry to [-largest, largest] in place; `largest` may be (N, 1), of a population."""
+    for p in parameters:
+        if isinstance(bound := aligned(largest, p), Tensor):
+            torch.clamp(p, -bound, bound, out=p)
+        else:
+            p.clamp_(-bound, bound)
 
 
 def one_hot(label: Tensor, num_classes: int, like: Tensor) -> Tensor:

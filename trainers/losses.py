@@ -31,6 +31,11 @@ def wasserstein_generator(fake: Tensor) -> Tensor:
     return -fake
 
 
+def hinge_critic(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """max(0, 1 - D(x)) and max(0, 1 + D(G(z))) (arXiv 1705.02894, eq. 13; arXiv 1802.05957, eq. 16)."""
+    return {"real": F.relu(1 - real), "fake": F.relu(1 + fake)}
+
+
 def input_gradient(logits: Tensor, inputs: Tensor, shape: DataShape) -> Tensor:
     """Gradient of each sample's logit by its own input, flattened: (..., B, numel). Differentiable once more.
 
@@ -66,6 +71,22 @@ def mean_absolute(x: Tensor, y: Tensor, shape: DataShape) -> Tensor:
     """|x - y|_1 / numel for each sample: (..., B, *size) twice -> (..., B). CycleGAN's cycle and identity terms
     (arXiv 1703.10593, eq. 2 and section 5.2)."""
     return shape.flatten((x - y).abs()).mean(-1)
+
+
+def mean_squared(x: Tensor, y: Tensor, shape: DataShape) -> Tensor:
+    """|x - y|^2 / numel for each sample: (..., B, *size) twice -> (..., B)."""
+    return shape.flatten((x - y).square()).mean(-1)
+
+
+def gaussian_reconstruction(mean: Tensor, x: Tensor, sigma: float | Tensor, shape: DataShape) -> Tensor:
+    """-log N(x; mean, sigma^2 I) less its constant, |x - mean|^2 / (2 sigma^2): (..., B, *size) twice -> (..., B)
+    (arXiv 1312.6114, section 3 with a Gaussian decoder of fixed variance)."""
+    return shape.flatten((x - mean).square()).sum(-1) / (2 * sigma * sigma)
+
+
+def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)): (..., B, D) twice -> (..., B) (arXiv 1312.6114, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
 def categorical_code(logits: Tensor, code: Tensor) -> Tensor:

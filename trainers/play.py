@@ -80,6 +80,10 @@ class Play:
         """Standard normal (B, *shape); the same name gives the same tensor within a phase."""
         return self.draws.normal(self._key(name), self.rows, shape).to(self.device, self.dtype)
 
+    def normal_like(self, name: str, x: Tensor) -> Tensor:
+        """Standard normal, shaped as `x` (B, *shape)."""
+        return self.normal(name, *x.shape[1 + self.draws.leading :])
+
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Uniform on [0, 1), (B, *shape)."""
         return self.draws.uniform(self._key(name), self.rows, shape).to(self.device, self.dtype)

@@ -103,8 +103,8 @@ def parameters(game: Game) -> dict[str, Tensor]:
 
 
 def single(game: Game, act: Act, phase: Phase) -> None:
-    """Leave one phase in the game."""
-    game.acts = (act._replace(share=1.0, phases=(replace(phase, every=1),)),)
+    """Leave one phase in the game, done once a step."""
+    game.acts = (act._replace(share=1.0, phases=(replace(phase, every=1, repeats=1),)),)
 
 
 def sampled(game: Game, rows: range = range(ROWS), seed: int | None = None, label: Tensor | None = None) -> Tensor:

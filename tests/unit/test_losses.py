@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from trainers import losses
 from trainers.core import DataShape
+from trainers.layers import clip_
 
 POINTS = DataShape("points", (3,))
 IMAGES = DataShape("image", (2, 4, 4))
@@ -56,6 +57,44 @@ def test_the_saturating_gradient_vanishes_and_the_other_does_not() -> None:
 def test_wasserstein_critic_is_the_difference_of_means() -> None:
     terms = losses.wasserstein_critic(torch.tensor([1.0, 3.0]), torch.tensor([5.0, 9.0]))
     assert sum(float(term.mean()) for term in terms.values()) == 7 - 2
+
+
+@pytest.mark.parametrize("lead", [(), (5,)])
+def test_hinge_is_flat_beyond_its_margin(lead: tuple[int, ...]) -> None:
+    logits = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0], dtype=torch.float64).expand(*lead, 6)
+    terms = losses.hinge_critic(logits, logits)
+    torch.testing.assert_close(terms["real"], torch.tensor([3.0, 2, 1, 0.5, 0, 0]).double().expand(*lead, 6))
+    torch.testing.assert_close(terms["fake"], torch.tensor([0.0, 0, 1, 1.5, 2, 4]).double().expand(*lead, 6))
+
+
+def test_gaussian_divergence_is_torch_s() -> None:
+    mean, log_variance = leaf(2, 5, 3).detach(), leaf(2, 5, 3).detach().flip(0)
+    q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    expected = torch.distributions.kl_divergence(q, prior).sum(-1)
+    torch.testing.assert_close(losses.gaussian_divergence(mean, log_variance), expected)
+    assert losses.gaussian_divergence(torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
+
+
+def test_gaussian_reconstruction_is_a_normal_density_less_its_constant() -> None:
+    x, mean, sigma = leaf(2, *IMAGES.size).detach(), leaf(2, *IMAGES.size).detach().flip(0), 0.3
+    density = torch.distributions.Normal(mean, sigma).log_prob(x).sum((-3, -2, -1))
+    constant = IMAGES.numel * math.log(sigma * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(losses.gaussian_reconstruction(mean, x, sigma, IMAGES), -density - constant)
+
+
+def test_mean_squared_is_per_sample() -> None:
+    x = torch.zeros(2, 3, *IMAGES.size)
+    y = x + torch.arange(3.0).view(3, 1, 1, 1)
+    assert losses.mean_squared(x, y, IMAGES).tolist() == [[0, 1, 4]] * 2
+
+
+@pytest.mark.parametrize("largest", [0.5, torch.tensor([[0.5], [2.0]])])
+def test_clipping_bounds_every_entry(largest: float | Tensor) -> None:
+    weights = torch.tensor([[[-3.0, 0.25]], [[1.0, 3.0]]])
+    clip_([weights], largest)
+    second = [0.5, 0.5] if isinstance(largest, float) else [1.0, 2.0]
+    assert weights.tolist() == [[[-0.5, 0.25]], [second]]
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 3.0])

@@ -30,6 +30,7 @@ class MLP(Backbone):
     offers: ClassVar[frozenset[str]] = frozenset({"weights", "features"})
     offers_when: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {"batch_norm": {"norm": ("batch",)}}
     sizes: ClassVar[dict[str, tuple[int, int, int] | None]] = {"points": None, "image": None}
+    vectorizes: ClassVar[bool] = True
 
     width: Annotated[int, Interval(ge=1, le=16384)] = 128
     "Units in each hidden layer."

@@ -24,6 +24,7 @@ class DiffAugment(Hack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "image"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"latent_critic"})
     neutral: ClassVar[dict[str, Any] | None] = {"translation": 0.0, "cutout": 0.0, "brightness": 0.0, "contrast": 0.0}
     order: ClassVar[int] = 40
 

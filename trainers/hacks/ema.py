@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Interval
+from torch import Tensor
 
 from trainers.core import DataShape, Hack, Part
+from trainers.layers import aligned
 from trainers.play import Play
 
 
@@ -22,8 +24,9 @@ class EMA(Hack):
     what is sampled and registered.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"generator"})
+    needs: ClassVar[frozenset[str]] = frozenset({"generator|decoder"})
     vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"half_life", "rampup"})
     order: ClassVar[int] = 95
 
     half_life: Annotated[float, Gt(0)] = 10_000.0
@@ -41,14 +44,14 @@ class EMA(Hack):
         }
         return {**parts, **copies}
 
-    def beta(self, step: int, batch_size: int) -> float:
-        """The decay of a step (0-based)."""
+    def beta(self, step: int, batch_size: int) -> float | Tensor:
+        """The decay of a step (0-based); (N, 1) where the members of a population differ in it."""
         if step < self.start_step:
             return 0.0
         half_life = self.half_life
         if self.rampup is not None:
-            half_life = min(half_life, (step + 1) * batch_size * self.rampup)
-        return float(0.5 ** (batch_size / max(half_life, 1e-8)))
+            half_life = _least(half_life, (step + 1) * batch_size * self.rampup)
+        return 0.5 ** (batch_size / half_life)
 
     def stepped(self, play: Play) -> None:
         if play.phase is None:
@@ -57,6 +60,20 @@ class EMA(Hack):
         for name in play.phase.updates:
             if f"{name}_ema" in play.nets:
                 average, source = play.nets[f"{name}_ema"], play.nets[name]
-                torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - beta)
+                self._move(list(average.parameters()), list(source.parameters()), 1 - beta)
                 for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
                     mine.copy_(theirs)
+
+    @staticmethod
+    def _move(averages: list[Tensor], sources: list[Tensor], share: float | Tensor) -> None:
+        if isinstance(share, Tensor):
+            for average, source in zip(averages, sources, strict=True):
+                average.lerp_(source, aligned(share, source))
+        else:
+            torch._foreach_lerp_(averages, sources, share)
+
+
+def _least(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
+    return min(a, b)

@@ -24,6 +24,7 @@ class FeatureMatching(Hack):
     needs: ClassVar[frozenset[str]] = frozenset({"critic.features", "real_entry", "generator"})
     coupled: ClassVar[bool] = True
     vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"weight"})
     order: ClassVar[int] = 70
 
     weight: Annotated[float, Gt(0)] = 1.0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from trainers.core import Entry, Hack
+from trainers.layers import aligned
 from trainers.play import Play
 
 
@@ -21,6 +22,7 @@ class InstanceNoise(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"sigma", "until"})
     neutral: ClassVar[dict[str, Any] | None] = {"sigma": 0.0}
     order: ClassVar[int] = 60
 
@@ -34,7 +36,7 @@ class InstanceNoise(Hack):
         left = (1 - play.progress / self.until).clamp(min=0) if self.decay == "linear" else 1.0
         side = "real" if real else "fake"
         noisy = tuple(
-            x + self.sigma * left * play.normal(f"instance_noise/{critic}/{side}/{i}", *x.shape[1:])
+            x + aligned(self.sigma * left, x) * play.normal_like(f"instance_noise/{critic}/{side}/{i}", x)
             for i, x in enumerate(entry.inputs)
         )
         return entry._replace(inputs=noisy)

@@ -22,6 +22,7 @@ class LabelSmoothing(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"targets"})
     vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"real", "fake"})
     neutral: ClassVar[dict[str, Any] | None] = {"real": 1.0, "fake": 0.0}
 
     real: Annotated[float, Interval(gt=0.5, le=1)] = 0.9

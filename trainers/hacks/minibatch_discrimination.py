@@ -23,6 +23,7 @@ class MinibatchDiscrimination(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic.features", "critic"})
     coupled: ClassVar[bool] = True
+    vectorizes: ClassVar[bool] = True
     order: ClassVar[int] = 10
 
     kernels: Annotated[int, Interval(ge=1, le=1024)] = 32

@@ -22,8 +22,9 @@ class R1(Hack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "logits"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"r1"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"r1", "latent_critic"})
     vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"gamma"})
     neutral: ClassVar[dict[str, Any] | None] = {"gamma": 0.0}
     differentiates: ClassVar[frozenset[str]] = frozenset({"real"})
 

@@ -26,6 +26,7 @@ class CGAN(TwoPlayers):
         {"generator", "critic", "latent", "real_entry", "targets", "logits", "conditional"}
     )
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    vectorizes: ClassVar[bool] = True
     given: ClassVar[str] = "labels"
     defaults: ClassVar[dict[str, Any]] = {"backbone": "dcgan"}
 

@@ -23,6 +23,7 @@ class DCGAN(TwoPlayers):
         {"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"}
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    vectorizes: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",
         "optimizers": {"generator": {"lr": 2e-4, "betas": [0.5, 0.999]}, "critic": {"lr": 2e-4, "betas": [0.5, 0.999]}},

@@ -23,6 +23,7 @@ class GAN(TwoPlayers):
     offers: ClassVar[frozenset[str]] = frozenset(
         {"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"}
     )
+    vectorizes: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {"backbone": "mlp"}
 
     loss: Literal["non_saturating", "minimax"] = "non_saturating"

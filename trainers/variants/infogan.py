@@ -29,6 +29,8 @@ class InfoGAN(TwoPlayers):
 
     offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "targets", "logits"})
     needs: ClassVar[frozenset[str]] = frozenset({"critic.features"})
+    vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"categorical_weight", "continuous_weight"})
     given: ClassVar[str] = "labels"
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",

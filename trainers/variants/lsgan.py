@@ -23,6 +23,7 @@ class LSGAN(TwoPlayers):
     offers: ClassVar[frozenset[str]] = frozenset(
         {"generator", "critic", "latent", "real_entry", "plain_latent", "targets", "logits"}
     )
+    vectorizes: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {"backbone": "dcgan"}
 
     latent_dim: Annotated[int, Interval(ge=1, le=4096)] = 100

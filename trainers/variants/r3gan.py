@@ -28,6 +28,8 @@ class R3GAN(TwoPlayers):
     )
     forbids: ClassVar[frozenset[str]] = frozenset({"critic.batch_norm"})
     differentiates: ClassVar[frozenset[str]] = frozenset({"real", "fake"})
+    vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"gamma"})
     critic_name: ClassVar[str] = "critic"
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": {"generator": "dcgan", "critic": {"dcgan": {"norm": "none"}}},

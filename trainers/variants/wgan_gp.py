@@ -26,6 +26,8 @@ class WGANGP(TwoPlayers):
         {"generator", "critic", "latent", "real_entry", "plain_latent", "logits"}
     )
     forbids: ClassVar[frozenset[str]] = frozenset({"critic.batch_norm"})
+    vectorizes: ClassVar[bool] = True
+    varies: ClassVar[frozenset[str]] = frozenset({"gp_weight"})
     critic_name: ClassVar[str] = "critic"
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": {"generator": "dcgan", "critic": {"dcgan": {"norm": "layer"}}},
