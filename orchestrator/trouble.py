@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,13 @@ from pathlib import Path
 from orchestrator.errors import Unavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What libraries that hide the number say: the system's texts, SQLite, safetensors (Rust), torch.save's zip writer.
-FULL_TEXTS = (
-    "no space left on device",
-    "disk quota exceeded",
-    "database or disk is full",
-    "os error 28",
-    "unexpected pos",
+# What libraries that hide the number say: the system's texts, SQLite, safetensors (Rust), torch.save's zip writer, numpy.
+FULL_TEXT = re.compile(
+    r"no space left on device|disk quota exceeded|database or disk is full|os error 28|unexpected pos \d"
+    r"|\d+ requested and \d+ written",
+    re.IGNORECASE,
 )
+FEW = 16  # inodes; a file needs one, and so does its folder
 GO_ON = "the same command goes on"
 
 
@@ -45,7 +45,7 @@ def disk_full(place: Path | str, needed: int | None = None) -> DiskFull:
     free, files = _room(place)
     parts = [f"{needed:,} bytes needed"] if needed is not None else []
     parts += [f"{free:,} free"] if free is not None else []
-    parts += ["no further file fits (no inodes left)"] if files == 0 else []
+    parts += [f"{files} more files fit (inodes)"] if files is not None and files < FEW else []
     counted = ": " + ", ".join(parts) if parts else ""
     return DiskFull(f"disk full at {place}{counted}", hint=f"free some or choose another storage; {GO_ON}")
 
@@ -54,7 +54,7 @@ def is_full(error: BaseException) -> bool:
     """Whether an exception, or one that it came from, says that a disk is full."""
     return any(
         (isinstance(one, OSError) and one.errno in FULL)
-        or (not isinstance(one, Unavailable) and any(text in str(one).lower() for text in FULL_TEXTS))
+        or (not isinstance(one, Unavailable) and FULL_TEXT.search(str(one)) is not None)
         for one in _chain(error)
     )
 
