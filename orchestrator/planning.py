@@ -112,8 +112,12 @@ class Plan:
 
 def plan(spec: Spec, *, asked: Asked | None = None, problems: Sequence[Problem] = ()) -> Plan:
     """The plan of a spec. Raises SpecError (with `problems`, which `spec.load` found), BadInput, errors.Unavailable."""
+    with plugins.steady():
+        return _plan(spec, asked or Asked(), problems)
+
+
+def _plan(spec: Spec, asked: Asked, problems: Sequence[Problem]) -> Plan:
     expansion = expand(spec, problems)
-    asked = asked or Asked()
     chosen, forced = _chosen(expansion.steps, asked)
     store = ArtifactStore(spec.storage, reveal(spec.storage_options))
     store.format()

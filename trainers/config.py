@@ -154,6 +154,10 @@ def _sides(value: object) -> dict[str, tuple[Path, Choice]]:
 
 def check(user: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> list[Fault]:
     """Every mistake in a user's form; `facts` is the data set's metadata ({} or None: not known yet)."""
+    return list(plugins.once(("check", repr((user, facts))), lambda: _check(user, facts)))
+
+
+def _check(user: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[Fault]:
     faults = _check_keys(user)
     faults += _check_plugins(user)
     faults += _check_optimizers(user.get("optimizers", {}))
@@ -290,6 +294,10 @@ def resolve(user: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None, 
     facts = facts or {}
     if not checked and (faults := check(user, facts)):
         raise plugins.BadParametersError(faults)
+    return plugins.once(("resolve", repr((user, facts))), lambda: _resolve(user, facts))
+
+
+def _resolve(user: Mapping[str, Any], facts: Mapping[str, Any]) -> TrainConfig:
     variant = _variant(user, facts)
     attributes = plugins.describe("variants", variant.name).attributes
     defaults = attributes.get("defaults", {})

@@ -11,12 +11,14 @@ import ast
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.forms import Fault, Form, UnreadableError, form, literal, show, suggest
 
@@ -34,6 +36,8 @@ __all__ = [
     "file",
     "load",
     "names",
+    "once",
+    "steady",
     "suggest",
 ]
 
@@ -53,6 +57,7 @@ _BASES = {
     "metrics": "Metric",
     "stages": "Stage",
 }
+T = TypeVar("T")
 MISSING: Any = object()  # the default of a required parameter
 
 
@@ -98,8 +103,37 @@ class Description:
         return next((param for param in self.params if param.name == name), None)
 
 
+_steady: ContextVar[dict[Any, Any] | None] = ContextVar("steady", default=None)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Within it the plugins' files are taken to stay as they are: planning asks thousands of times for the same answers."""
+    token = _steady.set({}) if _steady.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _steady.reset(token)
+
+
+def once(key: object, make: Callable[[], T]) -> T:
+    """`make()`; within `steady` once for each key, and the answer is shared: it must not be changed."""
+    known = _steady.get()
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    found: T = known[key]
+    return found
+
+
 def names(kind: str) -> tuple[str, ...]:
     """Every plugin of a kind, sorted. A file whose name starts with an underscore is none."""
+    return once(("names", kind), lambda: _names(kind))
+
+
+def _names(kind: str) -> tuple[str, ...]:
     stems = (entry[:-3] for entry in os.listdir(_folder(KINDS[kind])) if entry.endswith(".py"))
     return tuple(sorted(stem for stem in stems if not stem.startswith("_")))
 
@@ -114,7 +148,8 @@ def file(kind: str, name: str) -> Path:
 
 def describe(kind: str, name: str) -> Description:
     """What the plugin's file says of it, without importing it. Raises PluginError for an unknown or unreadable one."""
-    return _describe(kind, name, _tree(file(kind, name)))  # one tree a version of the file, so this caches too
+    # One tree for each version of the file, so this caches too.
+    return once(("describe", kind, name), lambda: _describe(kind, name, _tree(file(kind, name))))
 
 
 def load(kind: str, name: str) -> type[Any]:
