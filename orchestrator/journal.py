@@ -22,7 +22,7 @@ from orchestrator.wording import printable, suggest
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d{1,6})?(Z)? ")
 WHOLE = "run"  # the log of what concerns no stage
 LOOK_S = 0.4  # between two looks at a local storage; a remote one gets new lines every runs.UPLOAD_EVERY_S
-STANDING_EVERY_S = 3.0
+STANDING_EVERY_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,10 @@ class Journal:
     def _log(self, stage: str) -> list[Line]:
         path = f"{self.run.folder}/logs/{stage}.log"
         found: list[Line] = []
-        for text in self._new(path):
-            when = _stamped(text)
+        for line in self._new(path):
+            when, text = _stamped(line)
             if when is not None:
                 self._begun[path] = when
-                text = text[STAMP.match(text).end() :]  # type: ignore[union-attr]
                 found.append(Line(when, stage, printable(text)))
             elif found:  # it goes on with what came before it: a trace
                 found[-1] = Line(found[-1].time, stage, f"{found[-1].text}\n{printable(text)}")
@@ -100,18 +99,14 @@ class Journal:
 
 def follow(run: Run, stage: str | None = None, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[list[Line]]:
     """A run's lines: first all there are, then new ones as they come, until the run ends or its process is gone."""
-    journal, looked = Journal(run, stage), 0.0
-    while True:
-        now = time.monotonic()
-        over = False
-        if now - looked >= STANDING_EVERY_S or not looked:
-            over, looked = _over(run.store, run.run_id), now
+    journal, look_s = Journal(run, stage), LOOK_S if run.store.files.local else runs.UPLOAD_EVERY_S / 2
+    checked, over = -STANDING_EVERY_S, False
+    while not over:
+        if time.monotonic() - checked >= STANDING_EVERY_S:
+            over, checked = _over(run.store, run.run_id), time.monotonic()  # before reading: nothing comes afterwards
         yield journal.lines()
-        if over:
-            return
-        sleep(LOOK_S if run.store.files.local else runs.UPLOAD_EVERY_S / 2)
-        if run.store.files.local and runs.read(run.store, run.run_id).record.status != "running":
-            looked = 0.0
+        if not over:
+            sleep(look_s)
 
 
 def _over(store: ArtifactStore, run_id: str) -> bool:
@@ -135,15 +130,17 @@ def _chosen(run: Run, stage: str | None) -> set[str] | None:
     return found
 
 
-def _stamped(text: str) -> float | None:
-    found = STAMP.match(text)
+def _stamped(line: str) -> tuple[float | None, str]:
+    """When a line of a log was written, and what it says."""
+    found = STAMP.match(line)
     if not found:
-        return None
-    moment = datetime.fromisoformat(f"{found[1]}T{found[2]}{found[3] or ''}")
+        return None, line
     try:  # logs of earlier versions were in local time
-        return moment.replace(tzinfo=UTC).timestamp() if found[4] else moment.timestamp()
+        moment = datetime.fromisoformat(f"{found[1]}T{found[2]}{found[3] or ''}")
+        when = moment.replace(tzinfo=UTC).timestamp() if found[4] else moment.timestamp()
     except (ValueError, OverflowError):
-        return None
+        return None, line
+    return when, line[found.end() :]
 
 
 def _narrated(event: Mapping[str, Any]) -> Line | None:

@@ -48,8 +48,8 @@ def command(
             _show(told)
         return None
     try:
-        for number, told in enumerate(journal.follow(found, stage)):
-            told = told if number else _last(told, lines)
+        for number, come in enumerate(journal.follow(found, stage)):
+            told = come if number else _last(come, lines)
             if as_json:
                 for line in told:
                     options.echo(json.dumps({"version": options.JSON_VERSION, **line.to_json()}))

@@ -121,7 +121,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
         *cells, last = line
         padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False)]
         cut = len(line) > 1 and _width(last) > max(room, 12)
-        texts.append("  ".join([*padded, last[: max(room, 12) - 1] + "…" if cut else last]).rstrip())
+        texts.append("  ".join([*padded, click.unstyle(last)[: max(room, 12) - 1] + "…" if cut else last]).rstrip())
     if head:
         texts[0] = click.style(texts[0], dim=True)
     return "\n".join(texts)
