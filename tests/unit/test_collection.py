@@ -21,6 +21,7 @@ from orchestrator.cache import Cache
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import BadInput, Busy
 from orchestrator.execute import Options, execute
+from orchestrator.inspection import inspect
 from orchestrator.log import Log
 from orchestrator.reach import Wish
 from orchestrator.runs import Run
@@ -105,6 +106,7 @@ def test_the_newest_runs_stay_and_what_only_others_needed_goes(bench: Bench) -> 
     assert runs.ids(bench.store) == [third.run_id]
     assert whole(bench.store, third)
     named(bench.store)
+    assert inspect(bench.store).findings == []
     gone = first.record.stage("train").outputs["model"]
     assert not bench.store.files.exists(manifest_path(gone))
     assert bench.run("stages.data.with.text=cccc").cached
@@ -346,6 +348,7 @@ def test_killed_at_any_operation_nothing_kept_is_lost(bench: Bench, tmp_path: Pa
                 assert Cache(store).get(commit["key"]) is not None, n
                 assert all(store.lacks(digest) == "" for digest in commit["outputs"].values()), n
         named(store)
+        assert inspect(store).damage == [], n
         if code == 0:
             break
         assert code == -signal.SIGKILL
