@@ -56,6 +56,19 @@ class Cache:
         body = entry.to_json()
         self.store.files.write(entry_path(entry.key), canonical({"entry": body, "digest": digest_json(body)}))
 
+    def claim(self, entry: Entry) -> Entry:
+        """Make this the key's result; of several who compute the same at once the first wins: then that one's entry.
+
+        An entry whose artifacts are gone is replaced.
+        """
+        body = entry.to_json()
+        if not self.store.files.create(entry_path(entry.key), canonical({"entry": body, "digest": digest_json(body)})):
+            found = self.get(entry.key)
+            if found is not None and not self.open(found)[1]:
+                return found
+            self.put(entry)
+        return entry
+
     def open(self, entry: Entry) -> tuple[dict[str, Artifact], str]:
         """The entry's artifacts, or why one of them cannot be used."""
         found: dict[str, Artifact] = {}

@@ -71,7 +71,7 @@ def execute(plan: Plan, *, listener: Listener | None = None, options: Options | 
     if (run := earlier.serve(plan, listener)) is not None:
         return run
     plan.store.prepare()
-    run_id = runs.new_id(plan.spec.name)
+    run_id = runs.new_id(plan.spec.name, after=plan.log.state().runs)
     lease = plan.log.acquire(run_id, wait_s=options.wait_lease_s)
     try:
         collection.stand_clear(plan.store, run_id, wait_s=options.wait_lease_s)
@@ -136,6 +136,8 @@ class Execution:
         self.outbox = outbox(self.store)
         self._commits = threading.Lock()
         self._failures: dict[str, BaseException] = {}
+        self._began = time.monotonic()  # durations are no differences of clocks, which may be set meanwhile
+        self._starts: dict[str, float] = {}  # of each step's last attempt
         self._repeated: set[str] = set()  # forced steps that have run
 
     # --- the whole run -----------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ class Execution:
         error = (recognised(error, self.store.url) or error) if error is not None else None
         bug = error is not None and not isinstance(error, (OrchestratorError, KeyboardInterrupt)) and not self._failures
         self._judge(error, bug)
-        record.ended = time.time()
+        record.ended = record.started + time.monotonic() - self._began
         run = Run(self.store, record)
         if error is not None and bug:
             self.diary.log("run", "".join(traceback.format_exception(error)))
@@ -346,6 +348,7 @@ class Execution:
             count += 1
             generation = self.cluster.generation
             record.attempts, record.started = record.attempts + 1, time.time()
+            self._starts[step.id] = time.monotonic()
             record.worked = estimates.work(step, self.store, sealed.lineage)
             self.diary.save()
             self.listener.stage_started(events.StageStarted(step.id, reason, record.attempts))
@@ -365,8 +368,8 @@ class Execution:
                 if wait_s is None:
                     raise
                 self._sleep(wait_s)
-        seconds = time.time() - record.started
-        self._commit(step, sealed, record, outputs, seconds)
+        forced = planned.forced and step.id not in self._repeated
+        self._commit(step, sealed, record, outputs, forced=forced)
 
     def _revived(self, error: Exception, generation: int) -> bool:
         """Whether Ray died under the stage, and is there again. Raises Unavailable where it cannot be."""
@@ -443,10 +446,11 @@ class Execution:
         )
 
     def _commit(
-        self, step: Step, sealed: Sealed, record: StageRecord, outputs: dict[str, Artifact], seconds: float
+        self, step: Step, sealed: Sealed, record: StageRecord, outputs: dict[str, Artifact], *, forced: bool
     ) -> None:
         """First the log, which refuses a fenced owner, then the cache that all pipelines share."""
-        entry = Entry(
+        seconds = time.monotonic() - self._starts[step.id]
+        own = Entry(
             key=sealed.key,
             outputs={name: artifact.digest for name, artifact in outputs.items()},
             ingredients=sealed.ingredients,
@@ -460,21 +464,41 @@ class Execution:
         )
         try:
             self._deliver()
-            with self._commits:
-                self.lease.append("commit", {"stage": step.id, "commit": entry.to_json()})
-            self.desk.cache.put(entry)
+            entry, outputs = (own, outputs) if forced else self._first(step, own, outputs)
+            self._log_commit(step, entry)
+            if forced:
+                self.desk.cache.put(entry)
+            elif self.desk.cache.claim(entry).outputs != entry.outputs:
+                entry, outputs = self._first(step, entry, outputs)
+                self._log_commit(step, entry)
         except Outage:
             if self.outbox is not None:
-                self.outbox.keep_entry(entry)
+                self.outbox.keep_entry(own)
                 self._say(step.id, f"its result waits in {self.outbox.root}; the next run on this machine delivers it")
             raise
         self.done[step.id] = Done(outputs, entry, cached=False)
         self._repeated.add(step.id)
         record.state, record.outputs, record.seconds, record.error = "succeeded", dict(entry.outputs), seconds, ""
-        record.size = sum(artifact.size for artifact in outputs.values())
+        record.size, record.run = sum(artifact.size for artifact in outputs.values()), entry.run
         self.diary.save()
         self.listener.stage_finished(events.StageFinished(step.id, seconds, entry.outputs))
         self.diary.event("stage_finished", {"stage": step.id, "seconds": seconds, "outputs": entry.outputs})
+
+    def _log_commit(self, step: Step, entry: Entry) -> None:
+        with self._commits:
+            self.lease.append("commit", {"stage": step.id, "commit": entry.to_json()})
+
+    def _first(self, step: Step, entry: Entry, outputs: dict[str, Artifact]) -> tuple[Entry, dict[str, Artifact]]:
+        """The result that another pipeline came to meanwhile, where there is one: one key has one result."""
+        found = self.desk.cache.get(entry.key)
+        if found is None or set(found.outputs) < set(entry.outputs):
+            return entry, outputs
+        artifacts, why = self.desk.cache.open(found)
+        if why:
+            return entry, outputs
+        if found.run != self.run_id:
+            self._say(step.id, f"run {found.run} of {found.pipeline} had this result first; it is used")
+        return found, artifacts
 
     def _failed(self, step: Step, record: StageRecord, error: BaseException) -> None:
         interrupted = isinstance(error, Interrupted) or self._stopping()
@@ -482,7 +506,7 @@ class Execution:
             self._tell_failure(step, error, None)
         record.state = "interrupted" if interrupted else "failed"
         record.error, record.kind = self.spec.redact(failures.one_line(error)), failures.kind(error)
-        record.seconds = time.time() - record.started if record.started else 0.0
+        record.seconds = time.monotonic() - self._starts[step.id] if step.id in self._starts else 0.0
         if isinstance(error, Diverged) and record.attempts:
             verdict = {"kind": "diverged", "error": record.error, "run": self.run_id}
             with self._commits:

@@ -342,19 +342,18 @@ class Lease:
     def release(self, result: Mapping[str, Any], used: Mapping[str, Any]) -> None:
         """End the run: `result` has status and exit code, `used` each stage's commit.
 
-        Only told where it cannot be done: after a takeover, or without the storage (then the next run takes over).
+        Only told after a takeover. Raises Unavailable: then the next run takes over.
         """
         self._end.set()
         self._thread.join(RELEASE_S)
         if not self.log.lock.acquire(timeout=RELEASE_S):
-            self.log.told(f"the pipeline was not released: storage {self.log.files.url} does not answer")
-            return
+            raise Unavailable(f"pipeline {self.log.pipeline} was not released: {self.log.files.url} does not answer")
         try:
             self.append("end", {"result": dict(result), "used": dict(used)})
             self.log.save_head()
             self.log.files.remove(self._beat)
-        except OrchestratorError as error:
-            self.log.told(f"the pipeline was not released: {error}")
+        except Busy as error:
+            self.log.told(str(error))
         finally:
             self.log.lock.release()
 

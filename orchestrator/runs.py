@@ -8,6 +8,7 @@ runs/<run>/report.html
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 import secrets
@@ -15,7 +16,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
@@ -34,9 +35,17 @@ REPORT = "report.html"
 UPLOAD_EVERY_S = 5.0  # logs to a remote storage, for those who follow them there
 
 
-def new_id(pipeline: str) -> str:
-    """`dcgan-20261122-013000-ab12`: sorts by time (UTC) within a pipeline."""
-    return f"{pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+def new_id(pipeline: str, after: Iterable[str] = ()) -> str:
+    """`dcgan-20261122-013000-ab12`: sorts by time (UTC) within a pipeline.
+
+    It sorts after the runs `after`, also where a clock was set back or theirs was ahead of ours.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    last = max((_second(run) for run in after if RUN_ID.fullmatch(run)), default="")
+    if stamp <= last:
+        moment = calendar.timegm(time.strptime(last, "%Y%m%d-%H%M%S")) + 1
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(moment))
+    return f"{pipeline}-{stamp}-{secrets.token_hex(2)}"
 
 
 @dataclass

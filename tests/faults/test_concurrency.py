@@ -35,8 +35,10 @@ PROGRAM = """
 import json, sys, time
 chosen = json.loads(sys.argv[1])
 if chosen["shift_s"]:
-    real = time.time
+    real, gmtime, localtime = time.time, time.gmtime, time.localtime
     time.time = lambda: real() + chosen["shift_s"]
+    time.gmtime = lambda moment=None: gmtime(time.time() if moment is None else moment)
+    time.localtime = lambda moment=None: localtime(time.time() if moment is None else moment)
 import pytest
 from tests import fake_stages
 fake_stages.install(pytest.MonkeyPatch())
