@@ -92,9 +92,11 @@ class Patience:
                 raise
             except Exception as error:  # backends raise what they like
                 self._judge(what, error, size)
-                left = self._left(kind, time.monotonic() - begin, attempts)
+                passed = time.monotonic() - begin
+                left = self._left(kind, passed, attempts)
                 if left <= 0:
-                    self._given_up.add(kind)
+                    if passed >= patience_s() or self.stopping():  # else only this thread was in a hurry
+                        self._given_up.add(kind)
                     raise self._outage(what, error) from error
                 self._announce(kind, error, attempts, left)
             else:
@@ -105,8 +107,12 @@ class Patience:
 
     def _deadline(self, kind: str, size: int) -> float:
         if not self._reached:
-            return FIRST_CONTACT_S + size / SLOWEST
-        return (BRIEF_S if kind in self._given_up or self.stopping() else ATTEMPT_S) + size / SLOWEST
+            base = FIRST_CONTACT_S
+        elif kind in self._given_up or self.stopping() or getattr(self._limit, "seconds", None) is not None:
+            base = BRIEF_S
+        else:
+            base = ATTEMPT_S
+        return base + size / SLOWEST
 
     def _left(self, kind: str, passed: float, attempts: int) -> float:
         """Seconds of patience that are left after a failed attempt."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import orchestrator
-from orchestrator import patience, runs
+from orchestrator import checkpoints, events, patience, runs, trouble
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.checkpoints import StoredCheckpoints
-from orchestrator.errors import Unavailable
+from orchestrator.errors import OrchestratorError, Unavailable
+from orchestrator.events import Listener
 from orchestrator.execute import Options, execute
 from orchestrator.files import Files, open_files
 from orchestrator.log import Log
+from orchestrator.outbox import Outbox
 from orchestrator.runs import Run
 from orchestrator.seals import read_whole, sealed, unsealed
-from orchestrator.trouble import DiskFull, Outage, Refused
+from orchestrator.trouble import DiskFull, Refused
 from tests import fake_stages
 from tests.fake_stages import CHAIN
 from tests.fake_stages._calls import CALLS
@@ -198,14 +202,14 @@ def test_a_long_outage_ends_in_exit_4_and_the_calls_after_it_fail_at_once(
     for fault in ("error", "hang"):
         with SCHEDULE.outage(fault):
             begin = time.monotonic()
-            with pytest.raises(Outage) as caught:
+            with pytest.raises(trouble.Outage) as caught:
                 files.write("a", b"2")
             assert 0.3 <= time.monotonic() - begin < 2
             assert caught.value.exit_code == 4
             assert "the same command goes on" in str(caught.value)
             begin = time.monotonic()
             for _ in range(3):
-                with pytest.raises(Outage):
+                with pytest.raises(trouble.Outage):
                     files.write("a", b"2")
             assert time.monotonic() - begin < 1.2
         assert files.read("a") == b"1"
@@ -246,11 +250,11 @@ def test_one_hiccup_at_first_contact_is_forgiven(tmp_path: Path) -> None:
 # --- a whole run -----------------------------------------------------------------------------------------------------
 
 
-def run(folder: Path, storage: str, *, stopping: Any = None) -> Run:
+def run(folder: Path, storage: str, text: str = CHAIN, listener: Listener | None = None) -> Run:
     file = folder / "chain.yaml"
-    file.write_text(textwrap.dedent(CHAIN) + "tracking: sqlite:///unused.db\n")
+    file.write_text(textwrap.dedent(text) + "tracking: sqlite:///unused.db\n")
     plan = orchestrator.plan(file, storage=storage)
-    return execute(plan, options=Options(ray=False, tracking=False))
+    return execute(plan, listener=listener, options=Options(ray=False, tracking=False))
 
 
 def outputs(run: Run) -> dict[str, dict[str, str]]:
@@ -289,17 +293,122 @@ def test_runs_through_random_faults_end_as_undisturbed_ones(
         assert runs.latest(store).status == "succeeded"
 
 
+# --- a training through an outage ------------------------------------------------------------------------------------
+
+LONG = CHAIN.replace("total_steps: 3", "total_steps: 6")
+
+
+class Outage(Listener):
+    """The storage is gone from one step of the training to another."""
+
+    def __init__(self, first: int, last: int, fault: str = "error") -> None:
+        self.first, self.last, self.fault = first, last, fault
+        self.lines: list[str] = []
+
+    def stage_progress(self, event: events.StageProgress) -> None:
+        if event.done == self.first:
+            SCHEDULE.plan = lambda n, operation, path: self.fault
+        if event.done == self.last:
+            SCHEDULE.plan = lambda n, operation, path: None
+
+    def stage_said(self, event: events.StageSaid) -> None:
+        self.lines.append(event.line)
+
+
+def forked(work: Callable[[], int]) -> int:
+    """The exit code of a fork: a process that ends, whose lease the next one takes over."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = work()
+        except OrchestratorError as error:
+            code = error.exit_code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "SAVE_PATIENCE_S", 0.05)
+    monkeypatch.setattr("orchestrator.log.RELEASE_S", 0.5)
+
+
+@pytest.mark.usefixtures("impatient", "hasty")
+@pytest.mark.parametrize("fault", ["error", "hang"])
+def test_a_training_goes_on_while_its_storage_is_gone(fault: str, tmp_path: Path) -> None:
+    expected = outputs(run(tmp_path, str(tmp_path / "straight"), LONG))
+    storage = url("faultylocal", tmp_path)
+    SCHEDULE.reset()
+    heard = Outage(2, 5, fault)
+    made = run(tmp_path, storage, LONG, heard)
+    assert (made.exit_code, made.record.error) == (0, "")
+    assert outputs(made) == expected
+    assert [line for line in heard.lines if "is kept in" in line] == [
+        f"the checkpoint of step 3 is kept in {Outbox(storage).root} until {storage} answers"
+    ]
+    assert Outbox(storage).empty
+    lineage = ArtifactStore(storage).files.names("checkpoints")[0]
+    assert StoredCheckpoints(ArtifactStore(storage), lineage).steps()[-1] == 6
+
+
+@pytest.mark.usefixtures("impatient", "hasty")
+def test_what_was_computed_in_an_outage_that_did_not_end_is_delivered_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_STORAGE_PATIENCE_S", "0.2")
+    expected = outputs(run(tmp_path, str(tmp_path / "straight"), LONG))
+    storage = url("faultylocal", tmp_path)
+    SCHEDULE.reset()
+    assert forked(lambda: run(tmp_path, storage, LONG, Outage(2, 99)).exit_code) == 4
+    box = Outbox(storage)
+    assert len(box.files.names("keys")) == 1
+    CALLS.clear()
+    heard = Outage(99, 99)
+    made = run(tmp_path, storage, LONG, heard)
+    assert (made.exit_code, outputs(made)) == (0, expected)
+    assert CALLS == ["score"]
+    assert "brought from the outbox into the storage: the result of train" in heard.lines
+    assert box.empty
+    store = ArtifactStore(storage)
+    assert [store.verify(store.get(digest)) for made in expected.values() for digest in made.values()] == [[]] * 4
+
+
+@pytest.mark.usefixtures("impatient", "hasty")
+def test_a_training_killed_in_an_outage_goes_on_from_the_checkpoint_that_was_kept_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_STORAGE_PATIENCE_S", "0.2")
+    expected = outputs(run(tmp_path, str(tmp_path / "straight"), LONG))
+    storage = url("faultylocal", tmp_path)
+    SCHEDULE.reset()
+
+    class Killed(Outage):
+        def stage_progress(self, event: events.StageProgress) -> None:
+            super().stage_progress(event)
+            if event.done == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(lambda: run(tmp_path, storage, LONG, Killed(2, 99)).exit_code) == -signal.SIGKILL
+    CALLS.clear()
+    made = run(tmp_path, storage, LONG)
+    assert (made.exit_code, outputs(made)) == (0, expected)
+    assert [call for call in CALLS if call.startswith("step")] == ["step 6"]
+    assert Outbox(storage).empty
+
+
 @pytest.mark.parametrize("protocol", ["faultylocal", "faultymemory"])
 def test_checkpoints_survive_faults_of_reading_and_writing(protocol: str, tmp_path: Path) -> None:
     for seed in range(6):
         store = ArtifactStore(url(protocol, tmp_path / str(seed)))
         store.told = store.files.told = lambda line: None
-        checkpoints = StoredCheckpoints(store, "lineage")
+        saved = StoredCheckpoints(store, "lineage")
         SCHEDULE.reset()
         SCHEDULE.random(seed, share=0.2)
         for step in range(1, 7):
-            checkpoints.save(step, {"state": bytes([step]) * 5000})
-            found = checkpoints.latest()
+            saved.save(step, {"state": bytes([step]) * 5000})
+            found = saved.latest()
             assert found is not None
             assert found[0] == step
             assert found[1]["state"].read_bytes() == bytes([step]) * 5000
