@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -213,11 +212,15 @@ class LocalFiles(Files):
             shutil.copyfile(self.path(path), target)
 
     def sweep(self) -> None:
+        folder = self.path("tmp")
+        now = 0.0
         for name in self.names("tmp"):
-            left = self.path("tmp") / name
             with contextlib.suppress(OSError):  # another process sweeps too
-                if time.time() - left.stat().st_mtime > SWEEP_AFTER_S:
-                    left.unlink()
+                if not now:  # by the clock that stamped the files, which need not be this machine's
+                    os.utime(folder)
+                    now = folder.stat().st_mtime
+                if now - (folder / name).stat().st_mtime > SWEEP_AFTER_S:
+                    (folder / name).unlink()
 
     def _temporary(self, data: bytes | Path) -> Path:
         """The content in a synced file of its own, in the same root (so on the same filesystem)."""
