@@ -1,15 +1,54 @@
-"""Ctrl-C and SIGTERM: the first asks the run to save and stop, the second stops it now."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks the run to save and stop, the second stops it now."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 GRACE_S = 22.0  # from the first signal to the forced end; the promise is 25 s
+
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP where nothing runs yet that would have to be saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise Terminated, as Ctrl-C raises KeyboardInterrupt."""
+
+    def received(signum: int, frame: FrameType | None) -> None:
+        raise Terminated(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, received) for signum in HEARD if signum != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def goes_on() -> str:
+    """How to go on, in words: the command that this process was started with."""
+    if Path(sys.argv[0]).name != "orchestrate":
+        return "the same call goes on"
+    return f"go on with: {shlex.join(['orchestrate', *sys.argv[1:]])}"
 
 
 class Stop:
@@ -30,23 +69,26 @@ class Stop:
     def request(self, signum: int) -> None:
         """What a signal does: the first sets `signum` and starts the clock, the second ends the process."""
         if self._event.is_set():
-            self._leave("stopped at once; the storage is whole, the same command goes on from the last checkpoint")
+            self._leave(f"stopped at once; the storage is whole; {goes_on()}")
         self.signum = signum
         self._event.set()
-        self._timer = threading.Timer(
-            self._grace_s, self._leave, ("no stage stopped in time; the same command goes on",)
-        )
+        self._timer = threading.Timer(self._grace_s, self._leave, (f"not everything stopped in time; {goes_on()}",))
         self._timer.daemon = True
         self._timer.start()
-        self._told("stopping: saving a checkpoint (once more: stop at once)")
+        self._tell("stopping: saving a checkpoint (once more: stop at once)")
+
+    def _tell(self, line: str) -> None:
+        """From a thread: a handler interrupts whatever the main thread does, which may hold the lock that telling needs."""
+        threading.Thread(target=self._told, args=(line,), daemon=True, name="stop").start()
 
     def _leave(self, why: str) -> None:
-        self._told(why)
+        self._tell(why)
+        os.write(2, f"{why}\n".encode())
         os._exit(128 + self.signum)
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in HEARD:
                 self._previous[signum] = signal.signal(signum, self._received)
         return self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from gc import freeze
 from importlib import import_module
@@ -21,11 +22,12 @@ from orchestrator.trouble import recognised
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Run a pipeline": ("run", "validate", "plan", "why"),
-    "Look at runs": ("runs", "status", "logs", "diff", "report", "sample", "cancel"),
+    "Look at runs": ("runs", "status", "logs", "diff", "report", "sample", "reproduce", "cancel"),
     "Find out": ("list", "schema", "explain", "completion"),
     "Look after it": ("doctor", "fsck", "gc", "sync"),
 }
 BUG = 70
+LEAVE_WITHIN_S = 10.0
 
 
 class Commands(click.Group):
@@ -80,21 +82,28 @@ def orchestrate() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The entry point: run the command line and exit with its code."""
     code = invoke(argv)
+    last = threading.Timer(LEAVE_WITHIN_S, os._exit, (code,))  # whatever Ray or MLflow may still be waiting for
+    last.daemon = True
+    last.start()
     freeze()  # the last collection would walk everything that ray, torch and mlflow made: seconds on a busy machine
     sys.exit(code)
 
 
 def invoke(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and never raises."""
+    from orchestrator import signals
+
     try:
-        result: Any = orchestrate.main(args=argv, prog_name="orchestrate", standalone_mode=False)
+        with signals.raised():
+            result: Any = orchestrate.main(args=argv, prog_name="orchestrate", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(f"interrupted; {signals.goes_on()}", err=True)
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        return 128 + getattr(cause, "signum", 2)
     except OrchestratorError as error:
         click.echo(describe(error), err=True)
         return error.exit_code
