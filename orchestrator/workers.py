@@ -25,6 +25,7 @@ from orchestrator.errors import BadInput, IntegrityError, OrchestratorError, Sta
 from orchestrator.failures import Restarts
 from orchestrator.losses import Loss, Witness, is_collateral
 from orchestrator.stage import Scale
+from orchestrator.trouble import DiskFull, Outage, Refused
 
 COLLECTIVE_TIMEOUT_S = 300  # a worker that waits longer for the others gives up
 STOP_WITHIN_S = 18.0  # after being asked to stop; the whole run has 25 s
@@ -285,7 +286,8 @@ class Attempt:
 
 
 _KNOWN: dict[str, type[OrchestratorError]] = {
-    kind.__name__: kind for kind in (BadInput, IntegrityError, StageFailed, Unavailable)
+    kind.__name__: kind
+    for kind in (BadInput, IntegrityError, StageFailed, Unavailable, DiskFull, Outage, Refused)
 }
 
 
