@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from orchestrator.artifacts import ArtifactStore, blob_path, manifest_path
 from orchestrator.cache import entry_path, parse_entry
 from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.earlier import parse_finished
 from orchestrator.errors import Busy
 from orchestrator.files import scratch_cache
 from orchestrator.log import Lease, Log
@@ -207,8 +208,9 @@ class _Survey:
         for pipeline in self.reach.states:
             for name in self.files.names(f"pipelines/{pipeline}/finished"):
                 path = f"pipelines/{pipeline}/finished/{name}"
-                if self.files.read(path).decode(errors="replace") in self.reach.dropped:
-                    self._add("left-overs", path, path)
+                with suppress(FileNotFoundError, Damaged):  # which `fsck` tells of
+                    if read_whole(self.files, path, parse_finished) in self.reach.dropped:
+                        self._add("left-overs", path, path)
         for run_id, record in self.reach.dropped.items():
             self.doomed_artifacts |= {digest for stage in record.stages for digest in stage.outputs.values()}
             folder = f"runs/{run_id}"

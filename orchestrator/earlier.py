@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import events, runs
 from orchestrator.errors import OrchestratorError
-from orchestrator.seals import digest_json
+from orchestrator.seals import digest_json, read_whole, sealed, unsealed
 
 if TYPE_CHECKING:
     from orchestrator.planning import Plan
@@ -31,14 +31,22 @@ def serve(plan: Plan, listener: events.Listener) -> Run | None:
 
 def remember(plan: Plan, keys: Iterable[str], run_id: str) -> None:
     """Note that a run came to these results: the key of each step of the plan, in order."""
-    plan.store.files.write(_path(plan, keys), run_id.encode())
+    plan.store.files.write(_path(plan, keys), sealed({"run": run_id}))
+
+
+def parse_finished(data: bytes) -> str:
+    """The run that such a note names. Raises one of seals.MALFORMED for altered bytes."""
+    run_id = data.decode() if not data.startswith(b"{") else str(unsealed(data)["run"])
+    if not runs.RUN_ID.fullmatch(run_id):
+        raise ValueError("no run id")
+    return run_id
 
 
 def _find(plan: Plan) -> Run | None:
     try:
-        run_id = plan.store.files.read(_path(plan, [step.sealed.key if step.sealed else "" for step in plan.steps]))
-        run = runs.read(plan.store, run_id.decode())
-    except (FileNotFoundError, UnicodeDecodeError, OrchestratorError):
+        path = _path(plan, [step.sealed.key if step.sealed else "" for step in plan.steps])
+        run = runs.read(plan.store, read_whole(plan.store.files, path, parse_finished))
+    except (FileNotFoundError, OrchestratorError):
         return None
     made = {stage.stage: stage.outputs for stage in run.record.stages}
     same = all(p.entry is not None and made.get(p.step.id) == p.entry.outputs for p in plan.steps)
@@ -53,4 +61,4 @@ def _path(plan: Plan, keys: Iterable[str]) -> str:
     return f"{plan.log.folder}/finished/{digest_json(parts)}.json"
 
 
-__all__ = ["remember", "serve"]
+__all__ = ["parse_finished", "remember", "serve"]

@@ -18,6 +18,7 @@ from orchestrator import log as logs
 from orchestrator import runs
 from orchestrator.artifacts import FORMAT, Artifact, ArtifactStore, blob_path, manifest_path, parse_manifest
 from orchestrator.cache import Entry, entry_path, parse_entry
+from orchestrator.earlier import parse_finished
 from orchestrator.errors import Unavailable
 from orchestrator.seals import LOOKS, MALFORMED, Damaged, digest_file, read_whole, unsealed
 
@@ -274,7 +275,7 @@ class _Inspector:
             "finished runs", [f"{folder}/finished/{n}" for n in self.files.names(f"{folder}/finished")]
         ):
             try:
-                run_id = self._whole(path, _run_id)
+                run_id = self._whole(path, parse_finished)
             except Damaged:
                 self._say(DAMAGED, path, "does not name a run", "drop")
                 continue
@@ -438,13 +439,6 @@ class _Inspector:
             self._say(LEFT, "tmp", f"{count} temporary files; a run removes those older than a day")
         if count := len(self.files.names("quarantine")):
             self._say(NOTE, "quarantine", f"{count} damaged files were moved here earlier")
-
-
-def _run_id(data: bytes) -> str:
-    text = data.decode()
-    if not runs.RUN_ID.fullmatch(text):
-        raise ValueError("no run id")
-    return text
 
 
 def _is_object(line: bytes) -> bool:
