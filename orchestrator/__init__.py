@@ -32,12 +32,14 @@ def plan(
     from_: str | None = None,
     until: str | None = None,
     no_cache: bool = False,
+    verify: bool = False,
 ) -> Plan:
     """What `run` with the same arguments would do, and why: each step in order, run, cached or unknown.
 
     `sets` are texts like "stages.train.with.total_steps=4000"; `force` names stages to repeat; `from_` a stage to repeat
-    with all that follows; `until` the last stage wanted. Reads the spec and the storage, changes nothing. Raises
-    errors.SpecError with every mistake, errors.BadInput, errors.Unavailable.
+    with all that follows; `until` the last stage wanted; `verify` hashes what is cached and moves damaged files away.
+    Reads the spec and the storage, changes nothing else. Raises errors.SpecError with every mistake, errors.BadInput,
+    errors.Unavailable.
     """
     from orchestrator import planning
     from orchestrator import spec as specs
@@ -45,7 +47,7 @@ def plan(
 
     problems: list[Problem] = []
     spec = specs.load(path, sets=sets, profile=profile, storage=storage, problems=problems)
-    asked = planning.Asked(force=tuple(force), from_=from_, until=until, no_cache=no_cache)
+    asked = planning.Asked(tuple(force), from_, until, no_cache, verify)
     return planning.plan(spec, asked=asked, problems=problems)
 
 
@@ -59,6 +61,7 @@ def run(
     from_: str | None = None,
     until: str | None = None,
     no_cache: bool = False,
+    verify: bool = False,
     address: str | None = None,
     jobs: int = 1,
     wait_lease_s: float = 0.0,
@@ -82,6 +85,7 @@ def run(
         from_=from_,
         until=until,
         no_cache=no_cache,
+        verify=verify,
     )
     listener = listener or Listener()
     if (served := earlier.serve(planned, listener)) is not None:

@@ -272,9 +272,11 @@ class ArtifactStore:
         return self.look(digest)[0]
 
     def verify(self, artifact: Artifact) -> list[str]:
-        """Hash every file again; the names of the damaged ones (now quarantined)."""
+        """Hash every file again, as it is in the store; the names of the damaged ones (now quarantined)."""
         for ref in artifact.files.values():
             self._verified.pop(ref.digest, None)
+            if self.files.local is None:  # a copy from before tells nothing
+                self._local(ref).unlink(missing_ok=True)
         return [name for name, ref in artifact.files.items() if not self._whole(ref)]
 
     def open(self, artifact: Artifact, name: str) -> Path:

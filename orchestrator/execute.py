@@ -122,7 +122,7 @@ class Execution:
     def __post_init__(self) -> None:
         plan = self.plan
         self.store, self.spec = plan.store, plan.spec
-        self.desk = Desk(plan.spec, plan.store, plan.log)
+        self.desk = Desk(plan.spec, plan.store, plan.log, verified=plan.verified if plan.asked.verify else None)
         self.record = self._new_record()
         self.diary = Diary(self.store, self.record)
         self.deadline = Deadline(plan.spec.timeout_s)
@@ -162,7 +162,7 @@ class Execution:
         self.diary.save()
         if self.options.tracking:
             self.tracker = self._open_tracker()
-        self.listener.run_started(events.RunStarted(self.run_id, self.plan))
+        self.listener.run_started(events.RunStarted(self.run_id, self.plan, estimates.told(self.plan)))
         self.diary.event("run_started", {"pipeline": self.spec.name})
         self._deliver()
 
@@ -460,7 +460,7 @@ class Execution:
             started=record.started,
             seconds=seconds,
             attempts=record.attempts,
-            extra=dict(record.notes),
+            extra={**record.notes, "reason": record.reason},
         )
         try:
             self._deliver()

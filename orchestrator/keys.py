@@ -6,11 +6,12 @@ level and the number of workers are not in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from orchestrator.artifacts import digest_json
+from orchestrator.source import place
 
 Ingredients = dict[str, Any]
 SHOWN = 3  # differences that a reason names before it says "and n more"
@@ -113,13 +114,29 @@ def _named(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = dict(_flat(old)), dict(_flat(new))
-    names = [*after, *(name for name in before if name not in after)]
-    return [
-        f"{name} {_show(before.get(name))} -> {_show(after.get(name))}"
-        for name in names
-        if before.get(name) != after.get(name) or (name in before) != (name in after)
-    ]
+    return list(_changes(old, new))
+
+
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """One line for each value that differs; where something is chosen by name the choice, not what belongs to it."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and (old or new):
+        if path and len(old) == len(new) == 1 and set(old) != set(new) and _choices(old) and _choices(new):
+            yield f"{path} {next(iter(old))} -> {next(iter(new))}"
+            return
+        for name in [*new, *(name for name in old if name not in new)]:
+            below = f"{path}.{name}" if path else str(name)
+            if name in old and name in new:
+                yield from _changes(old[name], new[name], below)
+            elif isinstance(new.get(name, old.get(name)), Mapping) and path:
+                yield f"{below} {'added' if name in new else 'removed'}"
+            else:
+                yield from _changes(old.get(name), new.get(name), below)
+    elif old != new or isinstance(old, bool) != isinstance(new, bool):
+        yield f"{path} {_show(old)} -> {_show(new)}"
+
+
+def _choices(value: Mapping[str, Any]) -> bool:
+    return all(isinstance(item, Mapping) for item in value.values())
 
 
 def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -127,16 +144,7 @@ def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     if not changed:
         return []
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-    return [f"source of {changed[0].replace('.', '/')}.py{more} changed"]
-
-
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted name, leaf) pairs of nested mappings."""
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{prefix}.{name}" if prefix else str(name))
-    else:
-        yield prefix, value
+    return [f"source of {place(changed[0])}{more} changed"]
 
 
 def _show(value: Any) -> str:

@@ -30,6 +30,7 @@ class Asked:
     from_: str | None = None
     until: str | None = None
     no_cache: bool = False
+    verify: bool = False  # hash what is cached: bytes altered with their time kept are found
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Plan:
     log: Log
     asked: Asked
     steps: list[PlannedStep]
+    verified: set[str] = field(default_factory=set)  # artifacts whose bytes were hashed
 
     @property
     def has_work(self) -> bool:
@@ -123,7 +125,7 @@ def _plan(spec: Spec, asked: Asked, problems: Sequence[Problem]) -> Plan:
     store.format()
     log = Log(store.files, spec.name)
     found = Plan(spec, store, log, asked, [])
-    desk = Desk(spec, store, log, expansion)
+    desk = Desk(spec, store, log, expansion, found.verified if asked.verify else None)
     done: dict[str, PlannedStep] = {}
     for step in chosen:
         done[step.id] = desk.plan(step, done, forced=step.id in forced)
@@ -136,8 +138,17 @@ def _plan(spec: Spec, asked: Asked, problems: Sequence[Problem]) -> Plan:
 class Desk:
     """Seals steps and looks them up; planning and execution decide by the same rules."""
 
-    def __init__(self, spec: Spec, store: ArtifactStore, log: Log, expansion: Expansion | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        store: ArtifactStore,
+        log: Log,
+        expansion: Expansion | None = None,
+        verified: set[str] | None = None,
+    ) -> None:
+        """`verified` collects what was hashed; None: bytes are not looked at before they are used."""
         self.spec = spec
+        self.verified = verified
         self.store = store
         self.log = log
         self.cache = Cache(store)
@@ -169,9 +180,20 @@ class Desk:
         for entry in (self.cache.get(sealed.key), _entry(own) if own and own["key"] == sealed.key else None):
             if entry is not None and set(entry.outputs) >= set(step.outputs):
                 artifacts, why = self.cache.open(entry)
+                why = why or self._altered(artifacts)
                 if not why:
                     return entry, artifacts, ""
         return None, {}, why
+
+    def _altered(self, artifacts: Mapping[str, Artifact]) -> str:
+        """Which artifact's bytes are not what they were, where that was asked for; they are quarantined."""
+        if self.verified is None:
+            return ""
+        for output, artifact in artifacts.items():
+            if artifact.digest not in self.verified and (names := self.store.verify(artifact)):
+                return f"artifact {output} was altered ({', '.join(names[:3])})"
+            self.verified.add(artifact.digest)
+        return ""
 
     def reason(self, planned: PlannedStep, sealed: Sealed) -> str:
         """Why a step runs, now that its inputs are known; what was planned stands where they were known then."""
@@ -265,7 +287,7 @@ class Desk:
         return keys.ingredients(
             uses=step.uses,
             version=step.version,
-            params=json.loads(canonical(step.params)),
+            params=json.loads(canonical(step.params if foresight.params is None else foresight.params)),
             inputs=inputs,
             seed=step.seed,
             source=self._source(step, foresight),

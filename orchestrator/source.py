@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -63,18 +64,21 @@ ENGINE = frozenset(
         "orchestrator.tracking",
         "orchestrator.wording",
         "orchestrator.workers",
+        "trainers.compatibility",  # what it judges is in the key: the complete configuration
         "trainers.forms",
         "trainers.plugins",
     }
 )
-_FORMAT = 1  # of the digest and of the cache file
+DATA_FILE = re.compile(r"(?!.*\.py$)(?:[\w-][\w.-]*/)*[\w-][\w.-]*\.\w{1,8}", re.ASCII)
+_FORMAT = 2  # of the digest and of the cache file
 
 
 class _Read(NamedTuple):
-    """One source file: the digest of its code, and the first-party modules that it names."""
+    """One source file: the digest of its code, the first-party modules that it names, and what may be files beside it."""
 
     digest: str
     imports: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def reach(module: str | Path) -> dict[str, str]:
@@ -87,7 +91,10 @@ def reach(module: str | Path) -> dict[str, str]:
 
 
 def digests(modules: Iterable[str | Path]) -> dict[str, str]:
-    """What several modules (or source files) reach together: module -> digest of its code, sorted by name."""
+    """What several modules (or source files) reach together: module -> digest of its code, sorted by name.
+
+    A data file that lies beside a module and that the module names counts as well, as package/file -> digest of its bytes.
+    """
     asked = [_module(module) if isinstance(module, Path) else module for module in modules]
     found: dict[str, str] = {}
     waiting = [*asked]
@@ -97,12 +104,22 @@ def digests(modules: Iterable[str | Path]) -> dict[str, str]:
             continue
         path = _file(name)
         if path is not None:
-            found[name], imports = _open(name, path)
-            waiting += [*imports, *_parents(name)]
+            read = _open(name, path)
+            found[name] = read.digest
+            found |= _beside(name, path, read.files)
+            waiting += [*read.imports, *_parents(name)]
         elif name in asked:
             raise ModuleNotFoundError(f"no source file of {name}", name=name)
     _Known.open().save()
     return dict(sorted(found.items()))
+
+
+def place(name: str) -> str:
+    """The file of a module, or of data beside one, as `digests` names them: trainers/variants/gan.py."""
+    if "/" in name:
+        return name
+    path = _file(name)
+    return name.replace(".", "/") + ("/__init__.py" if path is not None and path.name == "__init__.py" else ".py")
 
 
 def digest(modules: Iterable[str | Path]) -> str:
@@ -148,6 +165,17 @@ def _file(module: str) -> Path | None:
     return None
 
 
+def _beside(module: str, path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Digests of the data files that a module names, where they lie beside it."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = {}
+    for name in names:
+        file = path.parent / name
+        if file.is_file():
+            found[f"{package.replace('.', '/')}/{name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
 def _open(module: str, path: Path) -> _Read:
     stat = path.stat()
     return _read(module, path, (stat.st_mtime_ns, stat.st_size))
@@ -163,7 +191,8 @@ def _read(module: str, path: Path, _version: tuple[int, int]) -> _Read:
         tree = ast.parse(data, filename=str(path))
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         named = sorted({name for name in _imports(tree.body, package) if name.split(".")[0] in PACKAGES})
-        known.add(key, _Read(_code_digest(tree), tuple(named)))
+        code = _code_digest(tree)  # takes the docstrings out
+        known.add(key, _Read(code, tuple(named), tuple(sorted(set(_files(tree))))))
     return known.entries[key]
 
 
@@ -177,6 +206,13 @@ def _code_digest(tree: ast.Module) -> str:
             # Also the strings under fields and attributes, which document them.
             node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _files(tree: ast.Module) -> Iterator[str]:
+    """Texts in the code that look like the name of a data file: inception.json, tables/weights.csv."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and DATA_FILE.fullmatch(node.value):
+            yield node.value
 
 
 def _is_text(node: ast.stmt) -> bool:
@@ -222,7 +258,7 @@ class _Known:
         self._saved = True
         with suppress(OSError, ValueError, TypeError, AttributeError):  # only a cache: absent or damaged means empty
             stored: dict[str, Any] = json.loads(path.read_bytes())
-            self.entries = {key: _Read(str(found), tuple(imports)) for key, (found, imports) in stored.items()}
+            self.entries = {key: _Read(str(a), tuple(b), tuple(c)) for key, (a, b, c) in stored.items()}
 
     @classmethod
     def open(cls) -> _Known:

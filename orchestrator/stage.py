@@ -39,6 +39,9 @@ class Foresight:
     complaints: Sequence[Complaint] = ()
     plugins: Sequence[tuple[str, str]] = ()  # ("variants", "wgan_gp"): their source is in the cache key
     notes: Sequence[str] = ()  # told by `plan`
+    params: Mapping[str, Any] | None = (
+        None  # the parameters in one spelling, for the cache key; None: as they are given
+    )
 
 
 @dataclass(frozen=True)

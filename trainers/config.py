@@ -317,6 +317,29 @@ def _resolve(user: Mapping[str, Any], facts: Mapping[str, Any]) -> TrainConfig:
     )
 
 
+def spelled(user: Mapping[str, Any]) -> dict[str, Any]:
+    """A form without faults, complete or not, in one spelling: names as {name: parameters}, numbers as they are used."""
+    forms = {**_forms(Settings)}
+    found = {key: forms[key].convert(value) if key in forms else value for key, value in user.items()}
+    if "variant" in user:
+        found["variant"] = _converted("variants", choice(user["variant"])).to_json()
+    if "hacks" in user:
+        found["hacks"] = {one.name: dict(_converted("hacks", one).params) for _, one in choices(user["hacks"])}
+    if "backbone" in user:
+        sides = _sides(user["backbone"]).items()
+        found["backbone"] = {side: _converted("backbones", one).to_json() for side, (_, one) in sides}
+    if "optimizers" in user:
+        given = user["optimizers"].items()
+        forms = _forms(Optimizer)
+        found["optimizers"] = {role: {key: forms[key].convert(v) for key, v in one.items()} for role, one in given}
+    return found
+
+
+def _converted(kind: str, one: Choice) -> Choice:
+    forms = {param.name: param.form for param in plugins.describe(kind, one.name).params}
+    return Choice(one.name, {name: forms[name].convert(value) for name, value in one.params.items()})
+
+
 def default_hacks() -> list[str]:
     """The hacks of a configuration that names none."""
     return [name for name in DEFAULT_HACKS if name in plugins.names("hacks")]

@@ -149,7 +149,9 @@ def _walk_local(root: Path) -> Iterator[tuple[str, str, str]]:
             full = os.path.join(folder, file)
             with contextlib.suppress(FileNotFoundError):  # a dangling link
                 stat = os.stat(full)
-                yield Path(os.path.relpath(full, root)).as_posix(), full, f"{stat.st_size}\t{stat.st_mtime_ns}"
+                # The time of the last change to the inode, too: a tool that puts the time of modification back cannot set it.
+                version = f"{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}"
+                yield Path(os.path.relpath(full, root)).as_posix(), full, version
 
 
 def _version(info: dict[str, Any]) -> str:

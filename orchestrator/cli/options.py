@@ -70,7 +70,8 @@ def overrides(function: F) -> F:
 
 
 def which_stages(function: F) -> F:
-    """--force, --from, --until and --no-cache."""
+    """--force, --from, --until, --no-cache and --verify."""
+    function = verify(function)
     for option in (
         click.option("--no-cache", is_flag=True, help="Run every stage again."),
         click.option("--until", metavar="STAGE", help="Stop after this stage."),
@@ -81,6 +82,13 @@ def which_stages(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def verify(function: F) -> F:
+    """--verify: bytes altered in place with their time kept are found."""
+    return click.option("--verify", is_flag=True, help="Hash what is cached: damaged artifacts are made again.")(
+        function
+    )
 
 
 def storage(function: F) -> F:

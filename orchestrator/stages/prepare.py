@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval
@@ -81,7 +81,10 @@ class Prepare(Stage):
         complaints += self._check_points(chosen.name) if points else self._check_image(chosen.name, about)
         if complaints:
             return Foresight(complaints=complaints)
-        return Foresight({"dataset": self._facts(chosen.name, about)}, plugins=[("datasets", chosen.name)])
+        params = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_shards"}  # the same in any number
+        params["dataset"] = {chosen.name: plugins.complete("datasets", chosen.name, chosen.params)}
+        facts = self._facts(chosen.name, about)
+        return Foresight({"dataset": facts}, plugins=[("datasets", chosen.name)], params=params)
 
     def _chosen(self) -> Chosen:
         """`name` or `{name: {parameter: value}}`. Raises ValueError for anything else."""

@@ -98,7 +98,7 @@ class Train(Stage):
         if is_open:
             return Foresight({"model": known}, plugins=resolved.plugins() if "variant" in self.given else ())
         metadata = {**known, "config": resolved.to_json(), "step": resolved.settings.total_steps}
-        return Foresight({"model": metadata}, plugins=resolved.plugins())
+        return Foresight({"model": metadata}, plugins=resolved.plugins(), params=resolved.to_json())
 
     def _merged(self, inputs: Mapping[str, Facts]) -> tuple[dict[str, Any], bool]:
         """The user's values over the winner's, and whether the winner is still open."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
@@ -88,7 +88,9 @@ class Tune(Stage):
         name = _named(self.metric)[0]
         attributes = plugins.describe("metrics", name).attributes
         facts = {"metric": name, "direction": attributes["direction"]}
-        return Foresight({"search": facts}, (), (*named, ("metrics", name)), (*notes, self._plan_note()))
+        params = {f.name: getattr(self, f.name) for f in fields(self)}
+        params["trial"] = config.spelled(self.trial or {})
+        return Foresight({"search": facts}, (), (*named, ("metrics", name)), (*notes, self._plan_note()), params)
 
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
