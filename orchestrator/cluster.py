@@ -31,6 +31,7 @@ REVIVALS = 3  # how often a run starts its own Ray again
 NODES_WITHIN_S = 300.0  # for a cluster that lost nodes to have room again
 GONE_AFTER_S = 45.0  # without an answer from a joined cluster's head
 LOOK_EVERY_S = 5.0
+STOPPED_S = 25.0  # longer than it takes to notice that a worker of a group is silent, which says more
 TIMEOUT_S = 18.0  # to reach an explicit cluster, and for it to be large enough
 PROBE_S = 5.0
 PORTS = {"ray": 10001, "gcs": 6379}
@@ -42,6 +43,7 @@ SETTINGS = {  # told to Ray by environment only; what the user set wins
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends the whole process: `died` comes before
+    "RAY_task_oom_retries": "3",  # Ray's own default is without end
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's own messages would be printed among our results
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -133,6 +135,7 @@ class Cluster:
         self._processes: list[tuple[str, Any]] = []  # Ray's own, where they are our children
         self._heard = self._looked = 0.0
         self._died = ""
+        self._stopped: dict[int, float] = {}  # process -> since when
         self.generation = 0  # how often it was started again
 
     @property
@@ -189,12 +192,26 @@ class Cluster:
                 self._died = f"Ray died ({name} ended by {_how(code)})"
                 return self._died
         now = time.monotonic()
-        if not self.local and now - self._looked > LOOK_EVERY_S:
-            self._looked = now
+        if now - self._looked < LOOK_EVERY_S:
+            return ""
+        self._looked = now
+        if self.local:
+            self._end_stopped(now)
+        else:
             self._heard = now if _listens(str(self.address)) else self._heard
             if now - self._heard > GONE_AFTER_S:
                 self._died = f"the Ray cluster at {self.address} has not answered for {GONE_AFTER_S:.0f} s"
         return self._died
+
+    def _end_stopped(self, now: float) -> None:
+        """Kill what of our Ray has been stopped (SIGSTOP) for long: nobody else would ever notice, and its work waits."""
+        roots = {process.pid for _, process in self._processes}
+        stopped = _stopped(roots)
+        self._stopped = {pid: self._stopped.get(pid, now) for pid in stopped}
+        for pid, since in self._stopped.items():
+            if now - since > STOPPED_S:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def revive(self, generation: int, why: str) -> bool:
         """Start our own Ray again after its death; False where another thread already did.
@@ -361,6 +378,18 @@ def _own_processes() -> list[tuple[str, Any]]:
         return []
     vital = ("gcs_server", "raylet")
     return [(name, info.process) for name in vital for info in node.all_processes.get(name, ())]
+
+
+def _stopped(roots: set[int]) -> set[int]:
+    """Which of these processes and their children are stopped."""
+    found = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):  # gone meanwhile
+                state, parent, *_ = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if state == "T" and (int(entry.name) in roots or int(parent) in roots):
+                    found.add(int(entry.name))
+    return found
 
 
 def _how(code: int) -> str:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.board import Event, Pen, pin_up
+from orchestrator.board import Event, Pen, ask, pin_up
 from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.cluster import RayDied
 from orchestrator.errors import BadInput, Interrupted, Unavailable
 from orchestrator.search import Conductor, Outcome, Segment
 from orchestrator.space import Space, flat
@@ -271,37 +272,41 @@ def _run_on_ray(
     limit = min(max(room, 1), max_concurrent or 10_000, context.scale.max_concurrent or 10_000)
     board = pin_up()
     failed: list[BaseException] = []
-    lost: list[tuple[Segment, str]] = []
+    ended: list[tuple[Segment, Outcome]] = []
 
     def search() -> None:
         try:
-            lost.extend(_tune(conductor, task, space, board, each, limit, str(context.scratch.absolute())))
+            ended.extend(_tune(conductor, task, space, board, each, limit, str(context.scratch.absolute())))
         except BaseException as error:  # noqa: BLE001 - raised again below
             failed.append(error)
 
     thread = threading.Thread(target=search, daemon=True, name="ray-tune")
     thread.start()
     interrupted = _attend(thread, board, context, ledger)
+    if (verdict := ask(board.verdict)) is not None:
+        raise Unavailable(verdict["message"], hint=verdict["hint"])
     if interrupted:
         raise Interrupted(15)
-    for segment, why in lost:
+    if why := context.cluster.died():
+        raise RayDied(why)
+    for segment, outcome in ended:  # what the board did not tell: of dead workers, and from before it was itself killed
         if (segment.index, segment.until) not in ledger.known:
-            ledger.record(segment, Outcome(None, 0.0, "failed", why))
+            ledger.record(segment, outcome)
     if failed:
         raise failed[0]
 
 
 def _attend(thread: threading.Thread, board: Any, context: Context, ledger: Ledger) -> bool:
     """Pass on what the trials tell until the thread ends; returns whether it was asked to stop."""
-    import ray
-
     asked: float | None = None
     alive = True
     while alive:
         thread.join(0.1)
         alive = thread.is_alive()
-        for event in ray.get(board.drain.remote()):
+        for event in ask(board.drain) or ():
             ledger.hear(event)
+        if why := context.cluster.died():
+            raise RayDied(why)
         if asked is None and context.stopping():
             asked = time.monotonic()
             board.stop.remote()
@@ -312,8 +317,8 @@ def _attend(thread: threading.Thread, board: Any, context: Context, ledger: Ledg
 
 def _tune(
     conductor: Conductor, task: Task, space: Space, board: Any, each: Scale, limit: int, storage: str
-) -> list[tuple[Segment, str]]:
-    """Ray Tune over the conductor's segments; returns those whose worker died too often."""
+) -> list[tuple[Segment, Outcome]]:
+    """Ray Tune over the conductor's segments; returns what came of each."""
     import logging
     import os
 
@@ -329,7 +334,7 @@ def _tune(
         def __init__(self) -> None:
             super().__init__()
             self.given: dict[str, Segment] = {}
-            self.lost: list[tuple[Segment, str]] = []
+            self.ended: list[tuple[Segment, Outcome]] = []
             self.stopped = False
 
         def suggest(self, trial_id: str) -> Any:
@@ -350,15 +355,15 @@ def _tune(
             if segment is None:
                 return
             if error or result is None or ("interrupted" not in result and "seconds" not in result):
-                why = f"its worker died {DEATHS + 1} times"
-                self.lost.append((segment, why))
-                conductor.tell(segment, Outcome(None, 0.0, "failed", why))
+                self._tell(segment, Outcome(None, 0.0, "failed", f"its worker died {DEATHS + 1} times"))
             elif "interrupted" in result:
                 self.stopped = True
             else:
-                conductor.tell(
-                    segment, Outcome(**{key: result[key] for key in ("score", "seconds", "status", "error")})
-                )
+                self._tell(segment, Outcome(**{key: result[key] for key in ("score", "seconds", "status", "error")}))
+
+        def _tell(self, segment: Segment, outcome: Outcome) -> None:
+            self.ended.append((segment, outcome))
+            conductor.tell(segment, outcome)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: what counts is in our own store."""
@@ -379,7 +384,7 @@ def _tune(
         ),
     )
     tuner.fit()
-    return guide.lost
+    return guide.ended
 
 
 def work(config: dict[str, Any], task: Task, board: Any) -> dict[str, Any]:
@@ -394,7 +399,11 @@ def work(config: dict[str, Any], task: Task, board: Any) -> dict[str, Any]:
 
     pen = Pen(board)
     segment = Segment(config["trial"], config["until"])
-    return attempt(task, segment, json.loads(config["user"]), tell, pen.stopping)
+    try:
+        return attempt(task, segment, json.loads(config["user"]), tell, pen.stopping)
+    except Unavailable as error:  # the search's failure, not the trial's
+        ray.get(board.judge.remote({"message": error.args[0], "hint": error.hint}))
+        return {"interrupted": True}
 
 
 __all__ = ["Ledger", "Task", "attempt", "forget", "lineage_of", "run"]
