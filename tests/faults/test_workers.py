@@ -29,10 +29,13 @@ TWO = Scale(num_workers=2)
 
 def count(payload: dict[str, Any], seat: Seat) -> int:
     """Count to `total` together, one number a moment, saved as it goes: a training in small."""
+    import ray
+
     checkpoints: StoredCheckpoints = payload["checkpoints"]
     found = checkpoints.latest()
     step = found[0] if found else 0
-    seat.tell({"event": "start", "rank": seat.rank, "pid": os.getpid(), "step": step})
+    node = ray.get_runtime_context().get_node_id()
+    seat.tell({"event": "start", "rank": seat.rank, "pid": os.getpid(), "node": node, "step": step})
     while step < payload["total"] and not seat.stopping():
         together = torch.ones(1)
         torch.distributed.all_reduce(together)
