@@ -143,7 +143,8 @@ class Lines(Rows):
 
     def run_started(self, event: events.RunStarted) -> None:
         super().run_started(event)
-        self.line("", f"{event.run_id} started: {_counts(event.plan.steps)}")
+        outlook = f"; {event.outlook}" if event.outlook else ""
+        self.line("", f"{event.run_id} started: {_counts(event.plan.steps)}{outlook}")
 
     def stage_started(self, event: events.StageStarted) -> None:
         super().stage_started(event)
@@ -194,7 +195,8 @@ class Table(Rows):
             return  # over before it could be seen; importing and starting the table would take longer
         from rich.live import Live
 
-        self.console.print(f"[bold]{event.plan.spec.name}[/]  [dim]{event.run_id}[/]", highlight=False)
+        head = f"[bold]{event.plan.spec.name}[/]  [dim]{event.run_id}  {event.outlook}[/]"
+        self.console.print(head, highlight=False)
         self.live = Live(self, console=self.console, refresh_per_second=5)
         self.live.start()
         self.console.show_cursor(True)  # a process that is killed cannot bring it back

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class RunStarted:
     run_id: str
     plan: Plan
+    outlook: str = ""  # how long it will take, as far as earlier runs tell
 
 
 @dataclass(frozen=True)

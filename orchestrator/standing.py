@@ -24,11 +24,12 @@ def status(run: Run, *, watch_s: float = WATCH_S) -> str:
 def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
     """As `status`, for several runs: those held on other hosts are watched together, `watch_s` seconds at most."""
     lives: dict[str, bool] = {}
+    logs: dict[str, Log] = {}
     elsewhere: dict[str, tuple[Log, Owner, int]] = {}
     for run in found:
         if run.record.status != "running":
             continue
-        log = Log(run.store.files, run.pipeline)
+        log = logs.setdefault(run.pipeline, Log(run.store.files, run.pipeline))
         owner = log.state().lease
         if owner is None or owner.run != run.run_id or owner.fate != "unknown":
             lives[run.run_id] = owner is not None and owner.run == run.run_id and owner.fate != "dead"

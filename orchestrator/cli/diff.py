@@ -75,7 +75,7 @@ def _pair(pair: StagePair) -> tuple[str, ...]:
     from orchestrator.units import duration
 
     spent = " -> ".join(duration(seconds) if seconds else "?" for seconds in (pair.old_s, pair.new_s))
-    result = click.style(SAME[pair.same], fg="yellow" if pair.same is False else None)
+    result = click.style(SAME[pair.same], fg="yellow") if pair.same is False else SAME[pair.same]
     return pair.stage, result, pair.old, pair.new, "" if spent == "? -> ?" else spent, pair.reason
 
 
@@ -87,4 +87,4 @@ def _score(score: Score) -> tuple[str, ...]:
     if score.old is not None and score.new is not None:
         change = "=" if score.old == score.new else f"{score.new - score.old:+.3g}"
     color = {"better": "green", "worse": "red"}.get(score.verdict)
-    return score.stage, score.name, old, new, change, click.style(score.verdict, fg=color)
+    return score.stage, score.name, old, new, change, click.style(score.verdict, fg=color) if color else ""

@@ -100,7 +100,7 @@ def took(one: Run, status: str) -> str:
 
 
 def colored(status: str) -> str:
-    return click.style(status, fg=COLORS.get(status))
+    return click.style(status, fg=COLORS[status]) if status in COLORS else status
 
 
 def _plain(one: Run, status: str) -> dict[str, Any]:

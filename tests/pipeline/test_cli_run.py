@@ -87,15 +87,47 @@ def test_a_change_is_planned_with_its_reason(shell: Shell) -> None:
 
 
 def test_status_and_report(shell: Shell) -> None:
-    runs = json.loads(shell("status", "--json"))["runs"]
+    runs = json.loads(shell("runs", "--json"))["runs"]
     assert runs[0]["status"] == "succeeded"
+    assert "mode_coverage" in runs[0]["scores"]
     run = runs[0]["run_id"]
+    assert run in shell("runs", "small")
     assert run in shell("status")
     assert "mode_coverage" in json.dumps(json.loads(shell("status", "small", "--json"))["scores"])
     assert shell("status", run).count("succeeded") == 4
     first = shell("report").strip()
     assert first == shell("report", run, "--rebuild").strip()
     assert "<svg" in (shell.folder / first).read_text("utf-8")
+
+
+def test_logs_and_diff(shell: Shell) -> None:
+    run = json.loads(shell("status", "small", "--json"))
+    lines = shell("logs", "small").splitlines()
+    assert any("train " in line and "started (never run)" in line for line in lines)
+    assert lines[-1].endswith("succeeded, exit code 0")
+    assert all(" evaluate " in line for line in shell("logs", run["run_id"], "evaluate").splitlines())
+    assert json.loads(shell("logs", "small", "--json", "-n", "2"))["lines"][-1]["stage"] == "run"
+    assert shell("logs", "small", "--follow") == shell("logs", "small")  # it has ended
+    told = json.loads(shell("diff", "small", run["run_id"], "--json"))
+    assert (told["same_results"], told["spec"], told["config"], told["versions"]) == (True, [], [], [])
+    assert {score["name"] for score in told["scores"]} >= {"mode_coverage"}
+    assert "same" in shell("diff", "small", "small")
+
+
+def test_a_plan_tells_what_it_will_take(shell: Shell) -> None:
+    told = json.loads(shell("plan", "small.yaml", "--json", "--set", "stages.train.with.total_steps=60"))["estimate"]
+    train = next(step for step in told["steps"] if step["stage"] == "train")
+    assert train["samples"] == 1
+    assert train["seconds"] > 0
+    assert told["unknown"] == []
+    assert told["free_bytes"] > told["bytes"] > 0
+
+
+def test_what_does_not_run_cannot_be_cancelled(shell: Shell) -> None:
+    assert "no run of pipeline small is running" in shell.run(["cancel", "small"]).stderr
+    shell("cancel", "small", code=2)
+    run = json.loads(shell("status", "--json"))["run_id"]
+    assert f"run {run} is not running: it is succeeded" in shell.run(["cancel", run]).stderr
 
 
 def test_one_seed_gives_one_picture(shell: Shell) -> None:

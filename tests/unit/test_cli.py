@@ -161,7 +161,8 @@ def test_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_status_report_and_sample_without_runs(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "status")
+    assert call(capsys, "status")[0] == 2
+    code, out, err = call(capsys, "runs")
     assert (code, out) == (0, "")
     assert "orchestrate run" in err
     assert json.loads(call(capsys, "status", "--json")[1])["runs"] == []
