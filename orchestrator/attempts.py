@@ -18,7 +18,7 @@ from orchestrator.cluster import Cluster, RayDied
 from orchestrator.failures import RunTimeout, StageTimeout, TaskLost
 
 if TYPE_CHECKING:
-    from orchestrator.steps import Retry
+    from orchestrator.spec import Retry
 
 T = TypeVar("T")
 
