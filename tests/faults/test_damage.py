@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import artifacts, checkpoints, inspection, runs, seals
 from orchestrator.artifacts import ArtifactStore
+from orchestrator.cache import Cache
+from orchestrator.checkpoints import StoredCheckpoints
+from orchestrator.cli import invoke
+from orchestrator.files import LocalFiles
 from orchestrator.inspection import inspect
+from orchestrator.log import Log
 from orchestrator.mending import mend
 from tests.faults import disk
 from tests.faults.forks import Forks, Outcome
@@ -58,7 +64,15 @@ DAMAGES = {
     "emptied": lambda path: cut(path, 0),
     "removed": lambda path: path.unlink(),
 }
-UNCHECKED = ("logs/", "report.html", "tmp/", "scratch/", "views/", "spool/", "quarantine/")  # nothing is computed from these
+UNCHECKED = (
+    "logs/",
+    "report.html",
+    "tmp/",
+    "scratch/",
+    "views/",
+    "spool/",
+    "quarantine/",
+)  # nothing is computed from these
 
 
 class Storage:
@@ -85,7 +99,9 @@ class Storage:
         raise AssertionError(f"never came to {operation}")
 
     def files(self) -> list[str]:
-        return sorted(str(p.relative_to(self.whole)) for p in self.whole.rglob("*") if p.is_file() and not p.is_symlink())
+        return sorted(
+            str(p.relative_to(self.whole)) for p in self.whole.rglob("*") if p.is_file() and not p.is_symlink()
+        )
 
     def damaged(self, file: str, how: str) -> Path:
         copy = self.folder / "copy"
@@ -117,7 +133,11 @@ def check(storage: Storage, file: str, how: str) -> None:
     where = f"{file} {how}"
     found = inspect(ArtifactStore(str(copy)))
     checked = not any(part in file for part in UNCHECKED)
-    if checked and how not in ("removed", "flipped early", "flipped late"):  # a flip in the word "digest" alters nothing
+    if checked and how not in (
+        "removed",
+        "flipped early",
+        "flipped late",
+    ):  # a flip in the word "digest" alters nothing
         assert found.damage, where
     outcome = storage.run(copy)
     assert (outcome.code, outcome.outputs) == (0, storage.straight.outputs), (where, outcome)
@@ -154,3 +174,96 @@ def test_every_damage_to_every_file_is_survived(which: str, part: int, request: 
     storage: Storage = request.getfixturevalue(which)
     for file, how in share(storage.files(), 3)[part::4]:
         check(storage, file, how)
+
+
+# --- bytes that were altered on their way only ---------------------------------------------------------------------
+
+
+class Wire:
+    """Alters what is read of each file, the first time."""
+
+    def __init__(self) -> None:
+        self.met: set[str] = set()
+
+    def altered(self, path: str, data: bytes) -> bytes:
+        if path in self.met or not data:
+            return data
+        self.met.add(path)
+        middle = len(data) // 2
+        return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("place", ["", "disk://"])
+def test_a_flip_on_the_way_is_no_damage(
+    place: str, forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, url = tmp_path / "chain.yaml", f"{place}{tmp_path / 'runs'}"
+    spec.write_text(SPEC)
+    for n in (10**9, 150):  # a finished run, and after it a repetition that is killed while it trains
+        forks.run(spec, url, die_at=n, no_cache=n == 150)
+    before = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file() and not p.is_symlink()}
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "empty"))
+    wire = Wire()
+    _tap(monkeypatch, wire)
+    told: list[str] = []
+    store = ArtifactStore(url)
+    store.told = told.append
+    state = Log(store.files, "chain").state()
+    for commit in state.commits.values():
+        assert Cache(store).get(commit["key"]) is not None
+        for digest in commit["outputs"].values():
+            artifact = store.get(digest)
+            for name in artifact.files:
+                store.read(artifact, name)
+    for lineage in store.files.names("checkpoints"):
+        assert StoredCheckpoints(store, lineage).latest() is not None
+    assert [run.status for run in runs.recent(store)]
+    assert inspect(store).damage == []
+    assert len(wire.met) > 15
+    assert told == []
+    after = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file() and not p.is_symlink()}
+    assert {p: after.get(p) for p in before} == before
+
+
+def _tap(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> None:
+    read, hashed, cat, get = LocalFiles.read, seals.digest_file, disk.Disk.cat_file, disk.Disk.get_file
+
+    def get_file(self: disk.Disk, source: str, target: str, **more: object) -> None:
+        get(self, source, target, **more)
+        Path(target).write_bytes(wire.altered(source, Path(target).read_bytes()))
+
+    def digest(path: Path) -> str:
+        if path.stat().st_size and str(path) not in wire.met and "/runs/" in str(path):
+            wire.met.add(str(path))
+            return "0" * 64
+        return hashed(path)
+
+    monkeypatch.setattr(LocalFiles, "read", lambda self, path: wire.altered(path, read(self, path)))
+    monkeypatch.setattr(
+        disk.Disk, "cat_file", lambda self, path, *args, **more: wire.altered(path, cat(self, path, *args, **more))
+    )
+    monkeypatch.setattr(disk.Disk, "get_file", get_file)
+    for module in (artifacts, checkpoints, inspection):
+        monkeypatch.setattr(module, "digest_file", digest)
+
+
+# --- looking at damaged records ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", list(DAMAGES))
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
+def test_looking_at_runs_survives_damaged_records(
+    finished: Storage, name: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = next(file for file in finished.files() if file.endswith(name))
+    run_id = file.split("/")[1]
+    copy = str(finished.damaged(file, how))
+    expected = {0, 2, 5} if name == "run.json" else {0}  # altered, or gone
+    assert invoke(["runs", "--storage", copy]) == 0
+    for command in (["status"], ["status", run_id], ["status", run_id, "--json"], ["logs", run_id]):
+        code = invoke([*command, "--storage", copy])
+        told = capsys.readouterr()
+        assert code in expected, (command, told)
+        assert "Traceback" not in told.err
+    assert invoke(["fsck", "--repair", "--storage", copy]) == 0
+    assert invoke(["status", run_id, "--storage", copy]) in ({0} if how != "removed" else {0, 2})
