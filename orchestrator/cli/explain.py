@@ -12,10 +12,10 @@ TEXTS: dict[str, str] = {
     "stage": "Exit 1. A stage failed. The line names the cause; the stage's log holds the whole trace. The same command goes on "
     "from the last checkpoint.",
     "failure": "Exit 1. A stage failed by an exception that it did not explain itself. Its log holds the whole trace.",
-    "timeout": "Exit 1. A stage, or the whole run, took longer than its `timeout_s`. Its checkpoints are kept: the same command goes on from them. "
-    "Raise `timeout_s`, or leave it out.",
-    "out_of_memory": "Exit 1. Memory ran out. Half the microbatch (gradients accumulated) was tried once, unless losses compare the "
-    "samples of a batch. Lower batch_size, take smaller networks, or give the workers more memory.",
+    "timeout": "Exit 1. A stage, or the whole run, took longer than its `timeout_s`. Its checkpoints are kept: the same "
+    "command goes on from them. Raise `timeout_s`, or leave it out.",
+    "out_of_memory": "Exit 1. Memory ran out. Half the microbatch (gradients accumulated) was tried once, unless losses "
+    "compare the samples of a batch. Lower batch_size, take smaller networks, or give the workers more memory.",
     "bad_input": "Exit 2. The spec, an argument or the data is wrong. It is never retried, since it would fail the same way.",
     "gate": "Exit 3. A `require` of the register stage refused the model; nothing was promoted. The model is kept: loosen the "
     "requirement, or train a better one.",
@@ -27,7 +27,8 @@ TEXTS: dict[str, str] = {
     "quarantine/ in the storage; running again makes what is missing.",
     "busy": "Exit 6. Another run holds this pipeline in this storage. Wait for it (--wait-lease SECONDS), or stop it. A dead "
     "owner's place is taken over by itself.",
-    "interrupted": "Exit 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal closed). The run saved a checkpoint and stopped; the same command goes on.",
+    "interrupted": "Exit 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal closed). "
+    "The run saved a checkpoint and stopped; the same command goes on.",
     "bug": "Exit 70. An exception that nobody foresaw: a bug of ours. The trace is in the file named; please report it.",
     # the YAML text
     "no-file": "The pipeline's file cannot be read. `orchestrate list pipelines` prints those in ./pipelines.",
