@@ -46,7 +46,7 @@ class Workers:
         """Give every worker rank 0's values."""
         if self.size > 1:
             for tensor in tensors:
-                torch.distributed.broadcast(tensor, 0)
+                torch.distributed.broadcast(tensor.detach(), 0)  # into the same memory; no gradient goes through it
 
     def any(self, flag: bool, device: torch.device | str = "cpu") -> bool:
         """Whether any worker says so."""

@@ -47,7 +47,7 @@ class Game:
         self._place()
         self.acts = tuple(self._hacked(act) for act in self.variant.acts(shape))
         self.stream_width = max(phase.repeats for act in self.acts for phase in act.phases)
-        self.optimizers = {phase.name: self._optimizer(phase) for act in self.acts for phase in act.phases}
+        self.optimizers = {name: self._optimizer(phase) for name, phase in self._distinct_phases().items()}
         self.gated = any(type(hack).gate is not Hack.gate for hack in self.hacks)
         self.nets.requires_grad_(False)
 
@@ -76,6 +76,17 @@ class Game:
                 phase = hack.phase(phase, act.phases)
             phases.append(phase)
         return act._replace(phases=tuple(phases))
+
+    def _distinct_phases(self) -> dict[str, Phase]:
+        """Phases by name. Acts may share one, with its optimizer. Raises ValueError where they only share the name."""
+        found: dict[str, Phase] = {}
+        for phase in (phase for act in self.acts for phase in act.phases):
+            one = found.setdefault(phase.name, phase)
+            if (one.updates, one.role) != (phase.updates, phase.role):
+                raise ValueError(
+                    f"two phases are called {phase.name}, and they update {one.updates} and {phase.updates}"
+                )
+        return found
 
     def parameters(self, phase: Phase) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that a phase updates."""

@@ -13,6 +13,7 @@ import multiprocessing.forkserver
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -33,6 +34,7 @@ from trainers import checkpoint, config, loop, plugins
 from trainers.core import Act, DataShape
 from trainers.data import Prepared
 from trainers.dataset import Arrays
+from trainers.distributed import Workers
 from trainers.step import Game
 
 TOTAL = 13
@@ -426,3 +428,63 @@ def test_killed_while_a_checkpoint_is_written(server: Any, root: Path, tmp_path:
         store = tmp_path / str(point)
         assert rerun_until_whole(server, "gan-points", store, iter([point, point]), observed=True) >= 1
         assert json.loads((store / "outcome.json").read_text()) == straight("gan-points", root)
+
+
+def train_as_one_of_two(name: str, store: str, rank: int, port: int, die_before: int, stop_after: int) -> None:
+    """One of two workers; worker 1 is killed before a step, or both are asked to stop after one."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    step = Game.step
+
+    def mortal(game: Game, number: int, fetch: Any) -> Any:
+        if rank == 1 and number == die_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(game, number, fetch)
+
+    Game.step = mortal  # type: ignore[method-assign]
+    training = CASES[name].open(Path(store), workers=Workers(rank, 2), stop=lambda: training.step == stop_after)
+    try:
+        fitted = training.fit()
+    except loop.Stopped:
+        return
+    Path(store, f"outcome-{rank}.json").write_text(json.dumps(digests(fitted.files)))
+
+
+def two_workers(server: Any, name: str, store: Path, die_before: int = -1, stop_after: int = -1) -> tuple[int, int]:
+    """Run both to their end; where one is killed, the other is, too. Returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        server.Process(target=train_as_one_of_two, args=(name, str(store), rank, port, die_before, stop_after))
+        for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    both[1].join(SPAWN_S)
+    if both[1].exitcode != 0:
+        both[0].kill()
+    both[0].join(SPAWN_S)
+    return both[0].exitcode, both[1].exitcode
+
+
+@pytest.mark.parametrize("name", ["dcgan", "cyclegan-points"])
+def test_two_workers_killed_and_continued_equal_two_undisturbed(name: str, server: Any, tmp_path: Path) -> None:
+    """Batch statistics and histories of samples are each worker's own; a checkpoint more or less changes nothing."""
+    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
+    assert two_workers(server, name, undisturbed) == (0, 0)
+    assert two_workers(server, name, disturbed, die_before=7)[1] == -signal.SIGKILL
+    assert two_workers(server, name, disturbed, stop_after=10) == (0, 0)
+    assert two_workers(server, name, disturbed) == (0, 0)
+
+    def result(store: Path) -> list[Any]:
+        models = [
+            json.loads((store / f"outcome-{rank}.json").read_text()) for rank in (0, 1)
+        ]  # worker 0 has the pictures
+        last = digests({name: path.read_bytes() for name, path in stored(store).items()})
+        return [models[0], models[1]["model.safetensors"], last]
+
+    assert result(disturbed) == result(undisturbed)
+    said: list[str] = []
+    CASES[name].open(undisturbed, say=said.append)
+    assert said == [f"not bit-exact from step {TOTAL} on: workers was 2, is 1"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.synthetic import GREY, POINTS, SyntheticData
-from trainers import config, loop
+from trainers import config, loop, plugins
+from trainers.core import Act
 from trainers.distributed import Workers
 from trainers.generator import load_generator
+from trainers.records import History
 
 
 class Folder:
@@ -129,6 +135,158 @@ def test_nan_is_found_named_and_never_saved(tmp_path: Path) -> None:
     assert kept is not None and kept[0] == found.value.kept
     weights = load_file(kept[1]["state.safetensors"])
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+def poison(game: Any, where: str) -> None:
+    """Put one NaN or Inf into the state where no loss shows it."""
+    with torch.no_grad():
+        if where == "optimizer":
+            p = next(iter(game.nets["discriminator"].parameters()))
+            game.optimizers["discriminator"].state[p]["exp_avg_sq"].view(-1)[0] = float("inf")
+        else:
+            next(v for k, v in game.nets.state_dict().items() if k.startswith(where)).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize("where", ["generator_ema", "discriminator.unused", "optimizer"])
+def test_what_no_loss_shows_is_found_named_and_never_saved(tmp_path: Path, where: str) -> None:
+    user = {"variant": "gan", "hacks": ["ema"], "total_steps": 60, "log_every": 60, "checkpoint_every": 7}
+    training = loop.open_training(resolved(POINTS, **user), SyntheticData(POINTS), seed=0, checkpoints=Folder(tmp_path))
+    training.game.nets["discriminator"].register_buffer("unused", torch.zeros(2))
+    while training.step < 20:
+        training.advance()
+    poison(training.game, where)
+    with pytest.raises(loop.NotFinite) as found:
+        training.run()
+    assert 20 <= found.value.step < 45 and found.value.kept == 14
+    assert any(where in term for term in found.value.terms), found.value.terms
+    assert (Folder(tmp_path).latest() or (0,))[0] == 14
+
+
+def test_large_but_finite_losses_are_no_alarm() -> None:
+    training = loop.open_training(resolved(POINTS, variant="gan"), SyntheticData(POINTS), seed=0)
+    large = {"a": torch.tensor(3e38), "b": torch.tensor(3e38)}
+    assert loop.not_finite(training.game, [(4, large)]) is None
+    assert loop.not_finite(
+        training.game, [(4, large), (5, {"a": torch.tensor(1.0), "b": -torch.tensor(torch.inf)})]
+    ) == (
+        5,
+        ["b"],
+    )
+
+
+def test_history_goes_through_json_exactly() -> None:
+    history = History()
+    values = {"a": 0.1 + 0.2, "b": 1e-310, "c": float(torch.tensor(1 / 3)), "d": float("nan")}
+    history.add(3, values)
+    history.add(3, {"a": 0.0})
+    again = History(history.encoded())
+    assert again.last() == history.last() == {name: value for name, value in values.items() if name != "d"}
+    assert json.loads(history.encoded()) == {"step": 3, **values, "d": None}
+
+
+# --- in the background ------------------------------------------------------------------------------------------------
+
+
+class Slow(Folder):
+    """Takes its time, or fails, as told; knows how far training was when it began and ended to write."""
+
+    def __init__(self, root: Path, seconds: float = 0.0, error: Exception | None = None) -> None:
+        super().__init__(root)
+        self.seconds, self.error = seconds, error
+        self.training: loop.Training | None = None
+        self.seen: list[tuple[int, int, int]] = []
+        self.active = 0
+
+    def save(self, step: int, files: Mapping[str, bytes | Path]) -> None:
+        assert self.training is not None
+        self.active += 1
+        assert self.active == 1, "one at a time"
+        began = self.training.step
+        time.sleep(self.seconds)
+        if self.error and step > 16:
+            raise self.error
+        super().save(step, files)
+        self.seen.append((step, began, self.training.step))
+        self.active -= 1
+
+
+def slow(tmp_path: Path, seconds: float = 0.0, error: Exception | None = None, **user: Any) -> loop.Training:
+    checkpoints = Slow(tmp_path, seconds, error)
+    every = {"variant": "gan", "total_steps": 48, "checkpoint_every": 16, "log_every": 1000, "sample_every": 1000}
+    training = loop.open_training(
+        resolved(POINTS, **{**every, **user}), SyntheticData(POINTS), seed=0, checkpoints=checkpoints
+    )
+    checkpoints.training = training
+    return training
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_but_not_far(tmp_path: Path) -> None:
+    training = slow(tmp_path, 0.3)
+    training.run()
+    assert [step for step, _, _ in training.checkpoints.seen] == [16, 32, 48]
+    assert [ended - step for step, _, ended in training.checkpoints.seen] == [4, 4, 0], (
+        "a quarter of the interval, then it waits"
+    )
+    assert training.kept == 48
+
+
+def test_nothing_is_told_that_lies_more_than_an_interval_past_a_checkpoint(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    training = slow(tmp_path, 0.1, log_every=1)
+    training.report = lambda event: told.append((event["step"], training.kept or 0))
+    training.run()
+    assert [step for step, _ in told] == list(range(1, 49))
+    assert max(step - kept for step, kept in told) <= 16
+
+
+def test_short_intervals_are_written_at_once(tmp_path: Path) -> None:
+    training = slow(tmp_path, 0.02, checkpoint_every=3, total_steps=9)
+    training.run()
+    assert [ended - step for step, _, ended in training.checkpoints.seen] == [0, 0, 0]
+
+
+def test_what_goes_wrong_in_the_background_ends_training_at_the_next_step(tmp_path: Path) -> None:
+    training = slow(tmp_path, 0.0, OSError(28, "no space left"))
+    with pytest.raises(OSError, match="no space left"):
+        training.run()
+    assert 32 <= training.step <= 36
+    assert training.kept == 16 and (Folder(tmp_path).latest() or (0,))[0] == 16
+
+
+def test_a_stop_waits_until_its_checkpoint_is_there(tmp_path: Path) -> None:
+    training = slow(tmp_path, 0.2)
+    training.stop = lambda: training.step == 18
+    with pytest.raises(loop.Stopped):
+        training.run()
+    assert training.kept == 18 and (Folder(tmp_path).latest() or (0,))[0] == 18
+
+
+def test_another_failure_waits_for_the_checkpoint_and_stays_the_one_told(tmp_path: Path) -> None:
+    training = slow(tmp_path, 0.2, OSError(28, "no space left"))
+
+    def stop() -> bool:
+        if training.step == 33:
+            raise RuntimeError("out of memory")
+        return False
+
+    training.stop = stop
+    with pytest.raises(RuntimeError, match="out of memory") as found:
+        training.run()
+    assert "no space left" in found.value.__notes__[0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint-")]
+
+
+def test_phases_of_one_name_update_one_set_of_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = plugins.load("variants", "gan")
+    first = cls.acts
+
+    def acts(self: Any, shape: Any) -> Any:
+        critic, generator = first(self, shape)[0].phases
+        return (Act("a", 0.5, (critic,)), Act("b", 0.5, (replace(generator, name=critic.name),)))
+
+    monkeypatch.setattr(cls, "acts", acts)
+    with pytest.raises(ValueError, match="two phases are called discriminator"):
+        loop.open_training(resolved(POINTS, variant="gan"), SyntheticData(POINTS), seed=0)
 
 
 def test_a_stored_model_samples_as_the_trained_one(tmp_path: Path) -> None:
