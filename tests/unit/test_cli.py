@@ -165,7 +165,7 @@ def test_status_report_and_sample_without_runs(spec: Path, capsys: pytest.Captur
     code, out, err = call(capsys, "runs")
     assert (code, out) == (0, "")
     assert "orchestrate run" in err
-    assert json.loads(call(capsys, "status", "--json")[1])["runs"] == []
+    assert json.loads(call(capsys, "runs", "--json")[1])["runs"] == []
     for command in (("status", "small"), ("report",), ("report", "small-20200101-000000-abcd"), ("sample",)):
         assert call(capsys, *command)[0] == 2
     assert call(capsys, "sample", "-o", "x.jpg")[0] == 2
@@ -274,7 +274,7 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "--version", "validate {}", "plan {}", "why {} train", "list variants", "status"]
+    "words", ["--help", "--version", "validate {}", "plan {}", "why {} train", "list variants", "runs"]
 )
 def test_light_commands_import_nothing_heavy(words: str, spec: Path) -> None:
     code = (
