@@ -25,8 +25,8 @@ TEXTS: dict[str, str] = {
     "`orchestrate doctor` tries each of them.",
     "integrity": "Exit 5. Stored bytes are damaged and nothing good is left to take their place. The damaged file was moved to "
     "quarantine/ in the storage; running again makes what is missing.",
-    "busy": "Exit 6. Another run holds this pipeline in this storage. Wait for it (--wait-lease SECONDS), or `orchestrate cancel` it. A dead "
-    "owner's place is taken over by itself.",
+    "busy": "Exit 6. Another run holds this pipeline in this storage. Wait for it (--wait-lease SECONDS), or `orchestrate "
+    "cancel` it. A dead owner's place is taken over by itself.",
     "interrupted": "Exit 130 (Ctrl-C), 143 (SIGTERM) or 129 (the terminal closed). "
     "The run saved a checkpoint and stopped; the same command goes on.",
     "cancelled": "Exit 143. Somebody stopped the run with `orchestrate cancel`, maybe from another host. It saved a "
