@@ -280,6 +280,17 @@ def test_the_first_signal_saves_and_the_same_run_goes_on(bench: Bench) -> None:
     assert done[1] + len([call for call in CALLS if call.startswith("step")]) == 40
 
 
+def test_the_whole_run_has_a_time_limit_and_the_same_run_goes_on(bench: Bench) -> None:
+    text = CHAIN.replace("total_steps: 3", "total_steps: 40, pause_s: 0.05")
+    limited = bench.run(text, sets=["timeout_s=1"])
+    assert (limited.status, limited.exit_code) == ("failed", 1)
+    assert limited.record.stage("train").kind == "timeout"
+    assert limited.record.error == "the run took longer than timeout_s = 1; the same command goes on from the last checkpoint"
+    CALLS.clear()
+    assert bench.run(text).exit_code == 0
+    assert len([call for call in CALLS if call.startswith("step")]) < 40
+
+
 def test_events_and_records_are_read_back(bench: Bench) -> None:
     run = runs.read(bench.store, bench.run().run_id)
     kinds = [event["event"] for event in run.events()]
