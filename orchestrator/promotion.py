@@ -38,12 +38,14 @@ class Versions:
         found = self.client.search_model_versions(f"name = '{quoted}' and tags.`{DIGEST_TAG}` = '{digest}'")
         return max((str(version.version) for version in found), key=int, default=None)
 
-    def create(self, digest: str, source: str, run: str, description: str) -> str:
+    def create(
+        self, digest: str, source: str, run: str, description: str, tags: Mapping[str, str] | None = None
+    ) -> str:
         """The version of this artifact, created when there is none. By one at a time: see `locked`."""
+        known = {**(tags or {}), DIGEST_TAG: digest}
 
         def create() -> str:
-            tags = {DIGEST_TAG: digest}
-            made = self.client.create_model_version(self.model, source, run, tags=tags, description=description)
+            made = self.client.create_model_version(self.model, source, run, tags=known, description=description)
             if not made.version:
                 raise ConnectionError("it gives no answer of MLflow's")
             return str(made.version)

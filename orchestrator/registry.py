@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import getpass
+import itertools
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
 NO_ACCESS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
@@ -176,6 +178,7 @@ class Patient:
 
     def __init__(self, client: Any, limit_s: float, say: Callable[[str], None] = lambda line: None) -> None:
         self._client, self._limit_s, self._say = client, limit_s, say
+        self._places: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
@@ -200,12 +203,31 @@ class Patient:
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 4.0)
 
+    def files_of(self, run: str) -> Any:
+        """Where a run's files are stored. MLflow's own calls look that up each time, which is one more to fail."""
+        if run not in self._places:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            uri = self.again(self._client.get_run, run).info.artifact_uri
+            self._places[run] = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
+        return self._places[run]
+
+    def end_run(self, run: str, status: str, at_ms: int) -> None:
+        """Close a run. The client's own `set_terminated` asks for the run first, and prints where to see it."""
+        self.again(self._client._tracking_client.set_terminated, run, status, at_ms)
+
     def settled(self, find: Callable[[], T | None], create: Callable[[], T]) -> T:
         """What `find` finds, else what `create` makes: once, although a reply may be lost after the server did it."""
+        attempts = itertools.count()
 
         def once() -> T:
             found = find()
-            return create() if found is None else found
+            if found is not None:
+                return found
+            for _ in range(next(attempts) % 3):  # where each second or third request fails, it would always be ours
+                with suppress(Exception):
+                    self._client.search_experiments(max_results=1)
+            return create()
 
         return self.again(once)
 
@@ -312,9 +334,11 @@ def upload(client: Patient, run: str, file: Path, folder: str | None) -> None:
     Raises MlflowException or OSError.
     """
 
+    place = client.files_of(run)
+
     def stored() -> None:
-        client.log_artifact(run, str(file), folder)
-        there = {item.path: item.file_size for item in client.list_artifacts(run, folder)}
+        client.again(place.log_artifact, str(file), folder)
+        there = {item.path: item.file_size for item in client.again(place.list_artifacts, folder)}
         size = there.get(f"{folder}/{file.name}" if folder else file.name, -1)
         if size is not None and size != file.stat().st_size:  # some stores tell no sizes
             raise ConnectionError(f"{file.name} did not arrive")

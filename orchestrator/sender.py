@@ -153,7 +153,7 @@ class Delivery:
 
     def _end(self, key: str, entry: Entry) -> None:
         status, at = entry["status"], entry["time"]
-        self._tell(f"end of {key}", lambda client, run: client.set_terminated(run, status, end_time=at), key)
+        self._tell(f"end of {key}", lambda client, run: client.end_run(run, status, at), key)
 
     # --- telling ---------------------------------------------------------------------------------------------------
 

@@ -77,8 +77,9 @@ class Register(Stage):
         scores = self._scores(context, model)
         context.progress.update(0, 3, unit="steps", note="packaging")
         directory = _packaged(context, model)
+        recipe = self._recipe(context, model, directory)
         context.progress.update(1, 3, unit="steps", note="registering")
-        told = self._patiently(context, model, directory, scores)
+        told = self._patiently(context, model, directory, scores, recipe)
         context.progress.update(3, 3, unit="steps")
         context.tracker.tags({f"registered.{name}": str(told[name]) for name in ("model", "version", "promoted")})
         if not told["met"]:
@@ -95,7 +96,19 @@ class Register(Stage):
         scores: gate.Scores = artifact.metadata["scores"]
         return scores
 
-    def _patiently(self, context: Context, model: Artifact, directory: Path, scores: gate.Scores) -> dict[str, Any]:
+    def _recipe(self, context: Context, model: Artifact, directory: Path) -> str:
+        """Put beside the packaged model how it can be made again; returns the recipe's digest, "" where there is none."""
+        from orchestrator import recipes
+
+        written = recipes.write(context.store, context.run_id, context.stage, model, context.inputs.get("scores"))
+        if written is None:
+            return ""
+        (directory / recipes.FILE).write_bytes(written[0])
+        return written[1]
+
+    def _patiently(
+        self, context: Context, model: Artifact, directory: Path, scores: gate.Scores, recipe: str = ""
+    ) -> dict[str, Any]:
         """Register and promote. Calls that fail are made again; nothing is done twice."""
         from mlflow.exceptions import MlflowException
 
@@ -113,7 +126,7 @@ class Register(Stage):
 
         try:
             client = registry.Patient(registry.connect(uri), PATIENCE_S, say)
-            return self._register(client, uri, context, model, directory, scores)
+            return self._register(client, uri, context, model, directory, scores, recipe)
         except (MlflowException, OSError) as error:
             raise registry.unavailable(uri, error) from error
 
@@ -125,7 +138,9 @@ class Register(Stage):
         model: Artifact,
         directory: Path,
         scores: gate.Scores,
+        recipe: str,
     ) -> dict[str, Any]:
+        from orchestrator import recipes
         from orchestrator.promotion import Versions, locked
 
         versions = Versions(client, self.model)
@@ -137,7 +152,8 @@ class Register(Stage):
             version = versions.find(model.digest)
             if version is None:
                 described = self.description or _description(context, model)
-                version = versions.create(model.digest, source, run, described)
+                tags = {recipes.TAG: recipe} if recipe else {}
+                version = versions.create(model.digest, source, run, described, tags)
             versions.keep_scores(version, scores)
             versions.tag(version, {"run_id": context.run_id, "pipeline": context.pipeline, **self.tags})
             findings, promoted = self._promote(versions, version, scores, still_ours)
