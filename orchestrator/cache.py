@@ -59,12 +59,12 @@ class Cache:
     def claim(self, entry: Entry) -> Entry:
         """Make this the key's result; of several who compute the same at once the first wins: then that one's entry.
 
-        An entry whose artifacts are gone is replaced.
+        An entry with the same outputs, or whose artifacts are gone, is replaced: it was computed again.
         """
         body = entry.to_json()
         if not self.store.files.create(entry_path(entry.key), canonical({"entry": body, "digest": digest_json(body)})):
             found = self.get(entry.key)
-            if found is not None and not self.open(found)[1]:
+            if found is not None and found.outputs != entry.outputs and not self.open(found)[1]:
                 return found
             self.put(entry)
         return entry

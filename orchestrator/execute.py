@@ -491,13 +491,12 @@ class Execution:
     def _first(self, step: Step, entry: Entry, outputs: dict[str, Artifact]) -> tuple[Entry, dict[str, Artifact]]:
         """The result that another pipeline came to meanwhile, where there is one: one key has one result."""
         found = self.desk.cache.get(entry.key)
-        if found is None or set(found.outputs) < set(entry.outputs):
+        if found is None or found.outputs == entry.outputs or set(found.outputs) < set(entry.outputs):
             return entry, outputs
         artifacts, why = self.desk.cache.open(found)
         if why:
             return entry, outputs
-        if found.run != self.run_id:
-            self._say(step.id, f"run {found.run} of {found.pipeline} had this result first; it is used")
+        self._say(step.id, f"run {found.run} of {found.pipeline} had this result first; it is used")
         return found, artifacts
 
     def _failed(self, step: Step, record: StageRecord, error: BaseException) -> None:

@@ -114,25 +114,26 @@ def _named(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return list(_changes(old, new))
+    found = list(_changes(old, new))
+    return [line for chosen in (True, False) for line, is_choice in found if is_choice is chosen]
 
 
-def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """One line for each value that differs; where something is chosen by name the choice, not what belongs to it."""
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, bool]]:
+    """A line for each value that differs; where something is chosen by name the choice (True), not what belongs to it."""
     if isinstance(old, Mapping) and isinstance(new, Mapping) and (old or new):
         if path and len(old) == len(new) == 1 and set(old) != set(new) and _choices(old) and _choices(new):
-            yield f"{path} {next(iter(old))} -> {next(iter(new))}"
+            yield f"{path} {next(iter(old))} -> {next(iter(new))}", True
             return
         for name in [*new, *(name for name in old if name not in new)]:
             below = f"{path}.{name}" if path else str(name)
             if name in old and name in new:
                 yield from _changes(old[name], new[name], below)
             elif isinstance(new.get(name, old.get(name)), Mapping) and path:
-                yield f"{below} {'added' if name in new else 'removed'}"
+                yield f"{below} {'added' if name in new else 'removed'}", True
             else:
                 yield from _changes(old.get(name), new.get(name), below)
     elif old != new or isinstance(old, bool) != isinstance(new, bool):
-        yield f"{path} {_show(old)} -> {_show(new)}"
+        yield f"{path} {_show(old)} -> {_show(new)}", False
 
 
 def _choices(value: Mapping[str, Any]) -> bool:

@@ -179,10 +179,11 @@ class Desk:
         own = self.log.state().commits.get(step.id)
         for entry in (self.cache.get(sealed.key), _entry(own) if own and own["key"] == sealed.key else None):
             if entry is not None and set(entry.outputs) >= set(step.outputs):
-                artifacts, why = self.cache.open(entry)
-                why = why or self._altered(artifacts)
-                if not why:
+                artifacts, lacking = self.cache.open(entry)
+                lacking = lacking or self._altered(artifacts)
+                if not lacking:
                     return entry, artifacts, ""
+                why = why or lacking
         return None, {}, why
 
     def _altered(self, artifacts: Mapping[str, Artifact]) -> str:
