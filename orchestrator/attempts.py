@@ -82,6 +82,10 @@ def run_once(
             return _overdue(future, asked, RunTimeout(f"the run took longer than timeout_s = {deadline.limit_s:g}"))
     try:
         return future.result()
+    except Exception as error:
+        if (cause := _raised_in_a_task(error)) is not None:
+            raise cause from error
+        raise
     except SystemExit as error:  # Ray ends so whatever waits for it when it is shut down
         raise RayDied(cluster.died() or "Ray ended while the stage was waiting for it") from error
 
@@ -104,6 +108,14 @@ def _overdue(future: Future[T], asked: threading.Event, error: StageTimeout) -> 
         return future.result()
     error.hint = GOES_ON
     raise error from ended
+
+
+def _raised_in_a_task(error: Exception) -> Exception | None:
+    """What a Ray task itself raised; None for anything else. Ray's wrapper carries a whole trace as its message."""
+    ray = sys.modules.get("ray")
+    wrapped = ray is not None and isinstance(error, ray.exceptions.RayTaskError)
+    cause = getattr(error, "cause", None) if wrapped else None
+    return cause if isinstance(cause, Exception) else None
 
 
 def of_ray(error: BaseException) -> TaskLost | None:

@@ -114,7 +114,12 @@ def ask(method: Any, *arguments: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
 
     try:
         return ray.get(method.remote(*arguments), timeout=timeout_s)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError):
+    except (
+        ray.exceptions.RayActorError,
+        ray.exceptions.GetTimeoutError,
+        ray.exceptions.ObjectLostError,
+        ConnectionError,
+    ):
         return None
 
 

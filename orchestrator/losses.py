@@ -137,6 +137,8 @@ def told_by_ray(error: BaseException) -> Loss:
     text = f"{error}".lower()
     if getattr(cause, "preempted", False):
         return Loss(PREEMPTED, "lost its node, which was preempted")
+    if "receives a sigterm" in text:
+        return Loss(PREEMPTED, "was told to leave (signal 15)")
     guessed = "potential root causes" in text  # a list of guesses is no verdict
     starving = "running low on memory" in text or "out of memory" in text
     if isinstance(cause, ray.exceptions.OutOfMemoryError) or (starving and not guessed):
@@ -147,6 +149,13 @@ def told_by_ray(error: BaseException) -> Loss:
         return Loss(KILLED, "died (how is not known)")
     lines = f"{error}".strip().splitlines()
     return Loss(UNKNOWN, f"was lost: {lines[-1].strip()[:200]}" if lines else f"was lost: {type(error).__name__}")
+
+
+def died_as_actor(error: BaseException | None) -> bool:
+    """Whether Ray tells of the end of an actor."""
+    import ray
+
+    return isinstance(error, ray.exceptions.RayActorError)
 
 
 def starved() -> int:
@@ -173,7 +182,7 @@ def _workers(ranks: Sequence[int]) -> str:
 
 
 def _plural(what: str, count: int) -> str:
-    return what if count == 1 else what.replace("was lost", "were lost").replace("its node", "their nodes")
+    return what if count == 1 else what.replace("was ", "were ").replace("its node", "their nodes")
 
 
 def worst(lost: Mapping[int, Loss]) -> str:
@@ -194,4 +203,4 @@ def is_collateral(error: BaseException) -> bool:
     )
 
 
-__all__ = ["Loss", "Witness", "is_collateral", "sentence", "starved", "told_by_ray", "worst"]
+__all__ = ["Loss", "Witness", "died_as_actor", "is_collateral", "sentence", "starved", "told_by_ray", "worst"]

@@ -23,11 +23,12 @@ from orchestrator.board import Event, Pen, ask, pin_up
 from orchestrator.cluster import Cluster, RayDied
 from orchestrator.errors import BadInput, IntegrityError, OrchestratorError, StageFailed, Unavailable
 from orchestrator.failures import Restarts
-from orchestrator.losses import Loss, Witness, is_collateral
+from orchestrator.losses import Loss, Witness, died_as_actor, is_collateral
 from orchestrator.stage import Scale
 from orchestrator.trouble import DiskFull, Outage, Refused
 
 COLLECTIVE_TIMEOUT_S = 300  # a worker that waits longer for the others gives up
+UNBEGUN_S = 2.0  # to stop workers that have not met yet: there is nothing to save
 STOP_WITHIN_S = 18.0  # after being asked to stop; the whole run has 25 s
 DRAIN_EVERY_S = 0.1
 WATCH_EVERY_S = 1.0
@@ -181,7 +182,7 @@ class Attempt:
                 raise RayDied(why)
             if self.stopping():
                 self._asked = self._asked or now
-            if self._asked is not None and now - self._asked > STOP_WITHIN_S:
+            if self._asked is not None and now - self._asked > (STOP_WITHIN_S if self._complete else UNBEGUN_S):
                 return
             if now - watched > WATCH_EVERY_S:
                 watched = now
@@ -230,7 +231,7 @@ class Attempt:
         if verdict is not None:
             raise _raised(verdict)
         if thread.is_alive():
-            raise Ended("stopped", f"the workers did not save within {STOP_WITHIN_S:g} s of being asked", step=None)
+            raise Ended("stopped", "the workers did not save in time after being asked", step=None)
         if why := self.cluster.died():
             raise RayDied(why)
         raise self._lost(self._outcome.get("error"), witness)
@@ -241,6 +242,8 @@ class Attempt:
         if not failures:
             if self._silenced:
                 return Lost(self._silenced)
+            if died_as_actor(error):
+                return Lost({}, "Ray's controller of the workers died")
             text = f"{error}".strip()
             return Lost({}, f"the workers could not be started: {text.splitlines()[0] if text else repr(error)}")
         culprits = [rank for rank, one in failures.items() if not is_collateral(one)]
@@ -286,8 +289,7 @@ class Attempt:
 
 
 _KNOWN: dict[str, type[OrchestratorError]] = {
-    kind.__name__: kind
-    for kind in (BadInput, IntegrityError, StageFailed, Unavailable, DiskFull, Outage, Refused)
+    kind.__name__: kind for kind in (BadInput, IntegrityError, StageFailed, Unavailable, DiskFull, Outage, Refused)
 }
 
 
