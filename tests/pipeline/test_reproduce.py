@@ -56,8 +56,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = orchestrator.plan(folder / "small.yaml", storage=str(folder / "runs"))
     run = execute(plan, options=Options(ray=False))
     assert run.exit_code == 0, run.record.error
-    for name in ("sha256", "manifests", "cache", "checkpoints", "pipelines", "runs"):
-        shutil.rmtree(folder / "runs" / name, ignore_errors=True)
+    for path in (folder / "runs").iterdir():
+        if path.is_dir() and path.name != "mlflow-artifacts":
+            shutil.rmtree(path)
     return folder
 
 
@@ -134,7 +135,8 @@ def test_what_is_not_there_is_said_at_once(
     gone = {"image_folder": {"url": str(tmp_path / "gone")}}
 
     def change(recipe: dict[str, Any]) -> None:
-        recipe["spec"]["stages"]["data"]["with"] = {"dataset": gone, "image_size": 8}
+        recipe["spec"]["stages"] = {"data": {"uses": "prepare", "with": {"dataset": gone, "image_size": 8}}}
+        recipe["target"] = "data"
 
     altered(registered, uri, change, "homeless")
     assert invoke(["reproduce", "models:/homeless/1", "--tracking", uri]) == 2
