@@ -368,6 +368,7 @@ class Execution:
                 if wait_s is None:
                     raise
                 self._sleep(wait_s)
+        self.desk.settle(step)
         forced = planned.forced and step.id not in self._repeated
         self._commit(step, sealed, record, outputs, forced=forced)
 

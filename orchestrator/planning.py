@@ -304,6 +304,12 @@ class Desk:
             self._outside[step.id] = json.loads(canonical(step.stage.fingerprint()))
         return self._outside[step.id]
 
+    def settle(self, step: Step) -> None:
+        """After a run: raises BadInput where what the step reads from outside is no more what its key says."""
+        if step.id in self._outside and self._outside[step.id] != json.loads(canonical(step.stage.fingerprint())):
+            hint = "run again once nothing writes to them"
+            raise BadInput(f"the files that stage {step.id} reads changed while it ran", hint=hint)
+
     def _source(self, step: Step, foresight: Foresight) -> dict[str, str]:
         """What the stage and the plugins that it names reach."""
         named = {("stages", step.uses), *foresight.plugins}

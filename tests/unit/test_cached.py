@@ -209,3 +209,25 @@ def test_another_pipelines_result_is_used_where_it_was_first(bench: Bench, monke
     assert run.store.read(run.artifact("data"), "data") == b"xyz"
     assert run.record.stage("data").run == "other-run"
     assert set(bench.states().values()) == {"cached"}
+
+
+def test_data_that_change_while_they_are_read_are_not_committed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fake_stages.make import Make
+
+    version = [1]
+    real = Make.run
+
+    def written_to(self: Make, context: Any) -> Any:
+        version[0] += 1
+        return real(self, context)
+
+    monkeypatch.setattr(Make, "fingerprint", lambda self: {"version": version[0]})
+    monkeypatch.setattr(Make, "run", written_to)
+    run = bench.run()
+    assert run.exit_code == 2
+    assert "changed while it ran" in run.record.error
+    monkeypatch.setattr(Make, "run", real)
+    assert bench.run().exit_code == 0
+    assert set(bench.states().values()) == {"cached"}
+    version[0] += 1
+    assert bench.plan().step("data").reason == "the files that it reads changed"
