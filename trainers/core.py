@@ -237,7 +237,7 @@ class Variant(ABC):
         Draws come from `play` (named), so that one seed gives one answer. Called without gradients, in eval mode.
         """
 
-    def stepped(self, play: Play) -> None:
+    def stepped(self, play: Play) -> None:  # noqa: B027 - most variants have nothing to do then
         """After the optimizer's step of a phase, before the hacks' (WGAN's weight clipping)."""
 
     def num_labels(self, shape: DataShape) -> int:
@@ -256,7 +256,8 @@ class Hack:
     planning. `differentiates`: sides ("real", "fake") whose critic inputs must be leaves that require gradients in a
     critic phase. `vectorizes`: it keeps to negative dimensions, so that a population can be trained with it; `varies`: the
     float parameters in which the members of a population may differ: then they are tensors (N, 1), which suit losses
-    (N, B), and other shapes by `layers.aligned`. `order` is its place among hacks (lower first; ties by name); the order written in YAML does not matter.
+    (N, B), and other shapes by `layers.aligned`. `order` is its place among hacks (lower first; ties by name); the order
+    written in YAML does not matter.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -48,10 +48,11 @@ class EMA(Hack):
         """The decay of a step (0-based); (N, 1) where the members of a population differ in it."""
         if step < self.start_step:
             return 0.0
-        half_life = self.half_life
+        half_life: float | Tensor = self.half_life
         if self.rampup is not None:
             half_life = _least(half_life, (step + 1) * batch_size * self.rampup)
-        return 0.5 ** (batch_size / half_life)
+        beta: float | Tensor = 0.5 ** (batch_size / half_life)
+        return beta
 
     def stepped(self, play: Play) -> None:
         if play.phase is None:
