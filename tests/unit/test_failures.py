@@ -108,7 +108,7 @@ def attempt(work: object, **given: object) -> object:
 def test_an_attempt_gives_what_the_work_gives() -> None:
     assert attempt(lambda: 7) == 7
     with pytest.raises(KeyError):
-        attempt(lambda: {}["nothing"])
+        attempt(raising(KeyError("nothing")))
     with pytest.raises(TimeoutError, match="its own"):
         attempt(raising(TimeoutError("its own")))
 
