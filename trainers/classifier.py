@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainers.core import DataShape
-from trainers.draws import Draws, derive
+from trainers.draws import Draws, derive, own_generator
 from trainers.metric import Array, Data, Space, blocks, file_digest
 
 FILE = "classifier.safetensors"
@@ -189,7 +189,7 @@ def train(
     if split.labels is None:
         raise ValueError("a classifier needs labels, and this data set has none")
     labels = torch.as_tensor(np.array(split.labels), dtype=torch.int64)
-    with torch.random.fork_rng(devices=[]):
+    with own_generator():
         torch.manual_seed(derive(seed, "classifier"))
         classifier = Classifier(architecture).to(device)
     if architecture.kind == "points":

@@ -8,13 +8,26 @@ would have got. No generator state exists between draws, so none needs a checkpo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 BLOCK = 32
+_alone = threading.RLock()
+
+
+@contextmanager
+def own_generator() -> Iterator[None]:
+    """torch's global generator, from which modules draw their first weights: seed it inside, it is put back afterwards.
+
+    One thread at a time: stages that run side by side in one process would draw from each other's.
+    """
+    with _alone, torch.random.fork_rng(devices=[]):
+        yield
 
 
 def derive(seed: int, *key: Any) -> int:

@@ -12,7 +12,7 @@ from trainers import plugins
 from trainers.config import Optimizer, TrainConfig
 from trainers.core import Act, Backbones, Batch, DataShape, Hack, Losses, Part, Phase, Variant
 from trainers.distributed import Workers
-from trainers.draws import Draws, derive
+from trainers.draws import Draws, derive, own_generator
 from trainers.play import Play
 
 Fetch = Callable[[int, range], Batch]  # (position of the batch in the stream, rows of it) -> batch
@@ -54,7 +54,7 @@ class Game:
     def _build_parts(self) -> dict[str, Part]:
         make = {side: plugins.build("backbones", one.name, one.params) for side, one in (
             ("generator", self.config.generator), ("critic", self.config.critic))}  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
+        with own_generator():
             torch.manual_seed(derive(self.seed, "networks"))
             parts = self.variant.networks(self.shape, Backbones(make["generator"], make["critic"]))
             for hack, chosen in zip(self.hacks, self.config.hacks, strict=True):
