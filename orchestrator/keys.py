@@ -6,6 +6,9 @@ level and the number of workers are not in them.
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -68,12 +71,27 @@ def lineage(parts: Ingredients, extends: str | None, generation: int = 0) -> str
 @cache
 def installed(distribution: str) -> str:
     """The installed version, "" when it is not installed."""
-    from importlib import metadata
+    name = re.sub(r"[-_.]+", "_", distribution).lower()
+    for folder in sys.path:
+        if name in (found := _distributions(folder)):
+            return found[name]
+    from importlib import metadata  # slow to import: only for what is installed in another way
 
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
+
+
+@cache
+def _distributions(folder: str) -> dict[str, str]:
+    """Name -> version of what is installed in a folder, by the names of its .dist-info directories."""
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return {}
+    pairs = (name.removesuffix(".dist-info").rpartition("-") for name in names if name.endswith(".dist-info"))
+    return {re.sub(r"[-_.]+", "_", name).lower(): version for name, _, version in pairs}
 
 
 def differences(

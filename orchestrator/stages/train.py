@@ -17,10 +17,10 @@ from orchestrator import losses
 from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
 from orchestrator.space import flat
 from orchestrator.stage import Checkpoints, Complaint, Context, Facts, Foresight, Stage
-from orchestrator.workers import Ended, Seat, run_group, run_here
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
+    from orchestrator.workers import Ended, Seat
     from trainers.config import TrainConfig
 
 SMALLEST = 2  # samples at once: fewer have no variance
@@ -97,8 +97,9 @@ class Train(Stage):
         resolved = config.resolve(user, facts=dataset, checked=True)
         if is_open:
             return Foresight({"model": known}, plugins=resolved.plugins() if "variant" in self.given else ())
-        metadata = {**known, "config": resolved.to_json(), "step": resolved.settings.total_steps}
-        return Foresight({"model": metadata}, plugins=resolved.plugins(), params=resolved.to_json())
+        whole = resolved.to_json()
+        metadata = {**known, "config": whole, "step": resolved.settings.total_steps}
+        return Foresight({"model": metadata}, plugins=resolved.plugins(), params=whole)
 
     def _merged(self, inputs: Mapping[str, Facts]) -> tuple[dict[str, Any], bool]:
         """The user's values over the winner's, and whether the winner is still open."""
@@ -161,6 +162,8 @@ class OutOfMemory(StageFailed):
 
 def _fit(job: Job, context: Context) -> dict[str, Any]:
     """Train; once, where memory runs out, with half the microbatch."""
+    from orchestrator.workers import Ended
+
     listener = Listener(context, job.config.settings.total_steps)
     ended = _ended(job, context, listener)
     if isinstance(ended, Ended) and ended.kind == losses.MEMORY:
@@ -204,6 +207,8 @@ def _coupled(config: TrainConfig) -> list[str]:
 
 def _ended(job: Job, context: Context, listener: Listener) -> dict[str, Any] | Ended:
     """What training came to: the model's record, or why it ended."""
+    from orchestrator.workers import Ended, run_group, run_here
+
     try:
         if context.cluster.disabled:
             made = run_here(train, job, hear=listener, stopping=context.stopping)
@@ -301,6 +306,7 @@ def _downloaded(uri: str, context: Context) -> Path:
 
 def train(job: Job, seat: Seat) -> dict[str, Any] | None:
     """One worker's part. Worker 0 stores the model and returns its record as JSON."""
+    from orchestrator.workers import Ended
     from trainers import loop
     from trainers.data import Prepared
     from trainers.distributed import Workers
