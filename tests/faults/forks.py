@@ -4,7 +4,8 @@ milliseconds, and a real SIGKILL ends it at the n-th operation on its storage.
     with Forks() as forks:
         outcome = forks.run(spec, storage, die_at=17)
 
-As a program (`python -m tests.faults.forks`) it is that process: requests and outcomes are JSON lines.
+As a program (`python -m tests.faults.forks`) it is that process: requests and outcomes are JSON lines. With FORKS=real in
+its environment the stages are the real ones.
 """
 
 from __future__ import annotations
@@ -86,14 +87,28 @@ def warm() -> None:
     from tests import fake_stages
     from tests.faults import disk
 
-    fake_stages.install(pytest.MonkeyPatch())
+    if os.environ.get("FORKS") == "real":
+        _warm_training()
+    else:
+        fake_stages.install(pytest.MonkeyPatch())
+        for name in ("echo", "fail", "grow", "judge", "make", "note", "pick", "show"):
+            __import__(f"tests.fake_stages.{name}")
     disk.register()
-    for name in ("echo", "fail", "grow", "judge", "make", "note", "pick", "show"):
-        __import__(f"tests.fake_stages.{name}")
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     if "FORKS_REPORT" not in os.environ:
         report.build = lambda *_: Path()  # type: ignore[assignment]
     log.STALE_S, log.BEAT_S = 0.6, 0.05
+
+
+def _warm_training() -> None:
+    """The stages of a pipeline that trains; nothing is computed, so that torch has no threads yet."""
+    import torch
+
+    from trainers import loop  # noqa: F401
+
+    torch.set_num_threads(1)
+    for name in ("evaluate", "prepare", "train"):
+        __import__(f"orchestrator.stages.{name}")
 
 
 def _forked(request: dict[str, Any]) -> Outcome:

@@ -6,18 +6,22 @@ Real SIGKILLs, in forks of a warmed process. The default tests take a sample of 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from orchestrator import runs
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.inspection import inspect
 from orchestrator.log import Log
 from tests.faults import disk
-from tests.faults.forks import Forks, Outcome
+from tests.faults.forks import ROOT, Forks, Outcome
 
 STEPS = 3
 FEW = 10  # operations by which runs differ
@@ -160,3 +164,96 @@ def test_killed_in_a_forced_repetition_the_earlier_results_stay(bench: Bench) ->
         assert bench.killed("forced", n, no_cache=True)
         assert bench.commits("forced") == before
     bench.goes_on("forced", no_cache=True)
+
+
+# --- a training that is real -----------------------------------------------------------------------------------------
+
+REAL = """
+version: 1
+name: ring
+tracking: http://127.0.0.1:9
+stages:
+  data: {uses: prepare, with: {dataset: {ring8: {num_points: 400}}}}
+  train:
+    uses: train
+    inputs: {dataset: data}
+    with: {variant: gan, hacks: [ema], batch_size: 16, total_steps: 12, checkpoint_every: 3, log_every: 3, sample_every: 6}
+  evaluate: {uses: evaluate, inputs: {dataset: data, model: train}, with: {metrics: [mode_coverage]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def real_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    cache = tmp_path_factory.mktemp("cache")
+    with Forks({"ORCHESTRATOR_CACHE": str(cache), "FORKS": "real", "OMP_NUM_THREADS": "1"}) as found:
+        yield found
+
+
+@pytest.mark.long
+def test_a_real_training_killed_anywhere_ends_with_the_same_weights(real_forks: Forks, tmp_path: Path) -> None:
+    """Also the metrics and the pictures: every artifact has the digest of the undisturbed run's."""
+    spec = tmp_path / "ring.yaml"
+    spec.write_text(REAL)
+    straight = real_forks.run(spec, str(tmp_path / "straight"))
+    assert (straight.code, straight.error) == (0, "")
+    full = os.environ.get("ORCHESTRATOR_PROOF") == "full"
+    for n in range(11, straight.operations, 17 if full else straight.operations // 5):
+        storage = str(tmp_path / f"at-{n}")
+        assert real_forks.run(spec, storage, die_at=n).signal == 9
+        assert inspect(ArtifactStore(storage)).damage == []
+        again = real_forks.run(spec, storage)
+        assert (again.code, again.outputs) == (0, straight.outputs), (n, again)
+        assert inspect(ArtifactStore(storage)).damage == []
+
+
+DRIVER = """
+import os, signal, sys
+import orchestrator
+from orchestrator import files
+from orchestrator.execute import Options, execute
+
+spec, storage, die_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+count = 0
+
+def observe(operation, path):
+    global count
+    count += "/beat/" not in path
+    if count == die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    files.observe = observe
+    run = execute(orchestrator.plan(spec, storage=storage), options=Options(tracking=False))
+    print("operations", count)
+    sys.exit(run.exit_code)
+"""
+
+
+@pytest.mark.long
+def test_a_driver_killed_on_ray_is_followed_by_one_that_ends_alike(tmp_path: Path) -> None:
+    spec, program = tmp_path / "ring.yaml", tmp_path / "driver.py"
+    spec.write_text(REAL)
+    program.write_text(DRIVER)
+
+    def drive(name: str, die_at: int = 0) -> tuple[int, str]:
+        command = [sys.executable, str(program), str(spec), str(tmp_path / name), str(die_at)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=180
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def outputs(name: str) -> dict[str, dict[str, str]]:
+        record = runs.latest(ArtifactStore(str(tmp_path / name))).record
+        return {stage.stage: stage.outputs for stage in record.stages}
+
+    code, told = drive("straight")
+    assert code == 0, told
+    operations = int(told.split("operations")[1].split()[0])
+    for part in range(1, 7 if os.environ.get("ORCHESTRATOR_PROOF") == "full" else 3):
+        n = operations * part // (7 if os.environ.get("ORCHESTRATOR_PROOF") == "full" else 3)
+        assert drive(f"at-{n}", n)[0] == -signal.SIGKILL
+        assert inspect(ArtifactStore(str(tmp_path / f"at-{n}"))).damage == []
+        code, told = drive(f"at-{n}")
+        assert code == 0, told
+        assert outputs(f"at-{n}") == outputs("straight")
+        assert inspect(ArtifactStore(str(tmp_path / f"at-{n}"))).damage == []
