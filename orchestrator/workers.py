@@ -33,7 +33,8 @@ STOP_WITHIN_S = 18.0  # after being asked to stop; the whole run has 25 s
 DRAIN_EVERY_S = 0.1
 WATCH_EVERY_S = 1.0
 SILENT_S = 20.0  # without a sign of life
-STALLED_S = 300.0  # alive, but its work does not move
+STALLED_S = 1800.0  # alive, but its work does not move: it may be storing something large, so this is long
+BEGUN = 10  # moves after which work is no longer starting (reading its data)
 START_WITHIN_S = 150.0  # from Ray Train's start to the first sign of life of every worker
 BURY_WITHIN_S = 60.0  # from killing a silent worker to the end of its group
 PATIENCE_S = 3.0  # for another worker's verdict, when the connection to it broke
@@ -209,7 +210,11 @@ class Attempt:
             if life["silent_s"] > SILENT_S:
                 what = f"did not answer for {life['silent_s']:.0f} s (stopped or hung), killed"
                 self._silenced[rank] = Loss(losses.HUNG, what)
-            elif not life["done"] and all(one["still_s"] > STALLED_S for one in lives.values()):
+            elif (
+                not life["done"]
+                and life["moves"] >= BEGUN
+                and all(one["still_s"] > STALLED_S for one in lives.values())
+            ):
                 what = f"made no step for {life['still_s']:.0f} s, killed"
                 self._silenced[rank] = Loss(losses.HUNG, what)
         for rank in self._silenced:
@@ -249,6 +254,8 @@ class Attempt:
         culprits = [rank for rank, one in failures.items() if not is_collateral(one)]
         if not culprits and (first := witness.first_silent(PATIENCE_S / 2)) is not None:
             culprits = [first]
+        if not culprits and any("timed out" in f"{one}".lower() for one in failures.values()):
+            return Lost({}, f"the workers waited {COLLECTIVE_TIMEOUT_S} s for each other in vain")
         lost = {rank: witness.judge(rank, failures.get(rank)) for rank in culprits}
         return Lost({**lost, **self._silenced})
 

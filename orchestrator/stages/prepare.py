@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval
 
-from orchestrator.errors import BadInput, Interrupted, StageFailed, Unavailable
+from orchestrator.errors import BadInput, Interrupted, Unavailable
+from orchestrator.failures import TaskLost
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 from trainers import plugins
 from trainers.core import DataShape
@@ -325,7 +326,7 @@ def _make_on_ray(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise StageFailed(f"a worker was lost while preparing data: {str(error).splitlines()[0]}") from error
+        raise TaskLost(f"a worker was lost while preparing data: {str(error).splitlines()[0]}") from error
     finally:
         for task in running:
             ray.cancel(task)
