@@ -297,6 +297,7 @@ class Execution:
         self.tracker.end(statuses.get(self.record.status, "FAILED"))
         if left := self.tracker.close(3.0 if self._stopping() else 8.0):
             self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync` sends them")
+        self.record.mlflow_run = self.tracker.mlflow_run
 
     # --- one step ----------------------------------------------------------------------------------------------
 

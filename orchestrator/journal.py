@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +53,7 @@ class Journal:
         for name in self.run.store.files.names(f"{self.run.folder}/logs"):
             if name.endswith(".log"):
                 found += self._log(name.removesuffix(".log"))
+        found = [replace(line, text=line.text.rstrip()) for line in found]
         return sorted((line for line in found if self._wanted(line.stage)), key=lambda line: line.time)
 
     def _wanted(self, stage: str) -> bool:

@@ -127,6 +127,10 @@ class Delivery:
             self._client = client
         return self._client
 
+    def known_id(self, key: str) -> str:
+        """MLflow's id of a run that it was told of, else ""."""
+        return self._ids.get(key, "")
+
     def _id(self, key: str) -> str:
         """The MLflow id of a run, which is created (its parents first) when there is none."""
         if key not in self._ids:
@@ -252,6 +256,7 @@ class Sender:
     def __init__(self, spool: Spool, notice: Callable[[str], None]) -> None:
         self.spool = spool
         self._notice = notice
+        self._delivery: Delivery | None = None
         self._wake = threading.Event()
         self._deadline: float | None = None  # set by close
         self._down = False
@@ -263,6 +268,10 @@ class Sender:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def id_of(self, key: str) -> str:
+        """MLflow's id of a run, "" as long as MLflow has not been told of it."""
+        return self._delivery.known_id(key) if self._delivery else ""
 
     def close(self, timeout_s: float) -> int:
         """Deliver what is left, for at most `timeout_s` (less where MLflow is down); returns how many entries stay."""
@@ -302,6 +311,7 @@ class Sender:
 
     def _send(self) -> None:
         delivery, position, failures = Delivery(self.spool), self.spool.position, 0
+        self._delivery = delivery
         entries: list[Entry] = []
         after = position
         while True:

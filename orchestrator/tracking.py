@@ -225,6 +225,11 @@ class RunTracker(Branch):
         if not self._writer.idle:
             super().artifact(name, content)
 
+    @property
+    def mlflow_run(self) -> str:
+        """MLflow's id of this run, "" as long as MLflow has not been told of it."""
+        return self._writer.sender.id_of(self.key)
+
     def close(self, timeout_s: float = CLOSE_S) -> int:
         """Send what is left, for at most `timeout_s`; returns how many entries wait for `sync`."""
         if self._writer.idle:
@@ -240,6 +245,8 @@ class RunTracker(Branch):
 
 class NullTracker:
     """Tells nobody. A StageTracker, and what `Tracker.start_run` returns."""
+
+    mlflow_run = ""
 
     def params(self, values: Mapping[str, Any]) -> None: ...
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None: ...
