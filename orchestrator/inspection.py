@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,13 @@ class _Inspector:
 
     def _whole(self, path: str, parse: Callable[[bytes], Any]) -> Any:
         """What `parse` makes of a file; None for one that is gone. Raises Damaged."""
+
+        def counted(data: bytes) -> Any:
+            self._count(data)
+            return parse(data)
+
         try:
-            return read_whole(self.files, path, lambda data: (self._count(data), parse(data))[1])
+            return read_whole(self.files, path, counted)
         except (FileNotFoundError, IsADirectoryError):
             return None
 
@@ -223,7 +229,7 @@ class _Inspector:
         for n, path in enumerate(self._each("log entries", paths), start=1):
             entry = None
             with suppress(Damaged):
-                entry = self._whole(path, lambda data, n=n: logs.parse_entry(data, n))
+                entry = self._whole(path, partial(logs.parse_entry, n=n))
             if entry is None:
                 what = "this entry of the log is " + ("damaged" if n in there else "gone")
                 self._say(DAMAGED, path, what, "entry", folder=folder, n=n)
@@ -286,7 +292,7 @@ class _Inspector:
         for path in self._each("cache entries", self._spread("keys", re.compile(HEX.pattern + r"\.json"))):
             key = path.rsplit("/", 1)[-1][:-5]
             try:
-                entry = self._whole(path, lambda data, key=key: parse_entry(data, key))
+                entry = self._whole(path, partial(parse_entry, key=key))
             except Damaged:
                 self._say(DAMAGED, path, "the cache entry is damaged", "drop")
                 continue
@@ -298,7 +304,7 @@ class _Inspector:
         for path in self._each("artifacts", self._spread("artifacts", re.compile(HEX.pattern + r"\.json"))):
             digest = path.rsplit("/", 1)[-1][:-5]
             try:
-                found = self._whole(path, lambda data, digest=digest: parse_manifest(data, digest))
+                found = self._whole(path, partial(parse_manifest, digest=digest))
             except Damaged:
                 self._say(DAMAGED, path, "the artifact's manifest is damaged", "drop", artifact=digest)
                 self.artifacts[digest] = None

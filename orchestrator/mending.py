@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator import runs
@@ -226,7 +227,7 @@ def _stages(store: ArtifactStore, folder: str, run_id: str) -> list[StageRecord]
     for name in store.files.names(f"{folder}/log"):
         with suppress(FileNotFoundError, Damaged, *MALFORMED):
             n = int(name[:-5])
-            entry = read_whole(store.files, f"{folder}/log/{name}", lambda data, n=n: parse_entry(data, n))
+            entry = read_whole(store.files, f"{folder}/log/{name}", partial(parse_entry, n=n))
             if entry.get("run") != run_id:
                 continue
             commits = {entry["stage"]: entry["commit"]} if entry["type"] == "commit" else entry.get("used", {})
