@@ -152,10 +152,10 @@ def told_by_ray(error: BaseException) -> Loss:
 
 
 def died_as_actor(error: BaseException | None) -> bool:
-    """Whether Ray tells of the end of an actor."""
+    """Whether Ray tells of the end of an actor that had begun."""
     import ray
 
-    return isinstance(error, ray.exceptions.RayActorError)
+    return isinstance(error, ray.exceptions.RayActorError) and not error.actor_init_failed
 
 
 def starved() -> int:

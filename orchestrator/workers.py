@@ -249,8 +249,8 @@ class Attempt:
                 return Lost(self._silenced)
             if died_as_actor(error):
                 return Lost({}, "Ray's controller of the workers died")
-            text = f"{error}".strip()
-            return Lost({}, f"the workers could not be started: {text.splitlines()[0] if text else repr(error)}")
+            lines = f"{error}".strip().splitlines()
+            return Lost({}, f"the workers could not be started: {lines[-1].strip()[:300] if lines else repr(error)}")
         culprits = [rank for rank, one in failures.items() if not is_collateral(one)]
         if not culprits and (first := witness.first_silent(PATIENCE_S / 2)) is not None:
             culprits = [first]

@@ -93,7 +93,7 @@ def on_a_cluster(what: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, what, str(folder)],
         cwd=ROOT,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=280,
@@ -125,3 +125,4 @@ def test_a_cluster_that_does_not_get_its_nodes_back_is_unavailable(tmp_path: Pat
 def test_the_head_s_death_is_unavailable_in_time(tmp_path: Path) -> None:
     told = on_a_cluster("head", tmp_path)
     assert told.get("code") == 4, told
+    assert told["starts"] == [0]
