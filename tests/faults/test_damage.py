@@ -78,12 +78,12 @@ UNCHECKED = (
 class Storage:
     """A storage to be damaged, in copies."""
 
-    def __init__(self, forks: Forks, folder: Path, *, die_at: str = "") -> None:
-        self.forks, self.folder = forks, folder
+    def __init__(self, forks: Forks, folder: Path, *, die_at: str = "", place: str = "") -> None:
+        self.forks, self.folder, self.place = forks, folder, place
         folder.mkdir()
         self.spec = folder / "chain.yaml"
         self.spec.write_text(SPEC)
-        self.straight = forks.run(self.spec, str(folder / "straight"))
+        self.straight = self.run(folder / "straight")
         assert self.straight.code == 0, self.straight
         self.whole = folder / ("interrupted" if die_at else "straight")
         if die_at:
@@ -92,7 +92,7 @@ class Storage:
     def killed_at(self, operation: str) -> None:
         for n in range(1, self.straight.operations, 7):
             shutil.rmtree(self.whole, ignore_errors=True)
-            self.forks.run(self.spec, str(self.whole), die_at=n)
+            self.run(self.whole, die_at=n)
             found = [path for path in self.files() if path.startswith("checkpoints/") and path.endswith(".json")]
             if operation in " ".join(found):
                 return
@@ -112,8 +112,14 @@ class Storage:
         DAMAGES[how](copy / file)
         return copy
 
-    def run(self, storage: Path, **asked: object) -> Outcome:
-        return self.forks.run(self.spec, str(storage), **asked)
+    def store(self, storage: Path) -> ArtifactStore:
+        found = ArtifactStore(f"{self.place}{storage}")
+        found.told = lambda line: None
+        return found
+
+    def run(self, storage: Path, *, die_at: int = 0, **asked: object) -> Outcome:
+        shutil.rmtree(os.environ["ORCHESTRATOR_CACHE"], ignore_errors=True)  # copies here would hide damage there
+        return self.forks.run(self.spec, f"{self.place}{storage}", die_at=die_at, **asked)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +133,16 @@ def interrupted(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Stora
     return Storage(forks, tmp_path_factory.mktemp("damage") / "interrupted", die_at="0000000003.json")
 
 
+@pytest.fixture(scope="module")
+def remote(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return Storage(forks, tmp_path_factory.mktemp("damage") / "remote", die_at="0000000003.json", place="disk://")
+
+
 def check(storage: Storage, file: str, how: str) -> None:
     """The same command ends with the same results, whatever happened to one file; fsck finds and mends it."""
     copy = storage.damaged(file, how)
     where = f"{file} {how}"
-    found = inspect(ArtifactStore(str(copy)))
+    found = inspect(storage.store(copy))
     checked = not any(part in file for part in UNCHECKED)
     if checked and how not in (
         "removed",
@@ -145,8 +156,7 @@ def check(storage: Storage, file: str, how: str) -> None:
     assert (again.code, again.outputs) == (0, storage.straight.outputs), (where, again)
     if checked and how == "flipped in the middle" and "sha256/" in file and "train" not in outcome.computed:
         assert any("damaged" in line and "quarantine" in line for line in again.said), (where, again)
-    store = ArtifactStore(str(copy))
-    store.told = lambda line: None
+    store = storage.store(copy)
     mend(store, inspect(store))
     assert inspect(store).damage == [], where
     if os.environ.get("ORCHESTRATOR_PROOF"):
@@ -160,7 +170,7 @@ def share(files: list[str], every: int) -> list[tuple[str, str]]:
     return pairs if os.environ.get("ORCHESTRATOR_PROOF") == "full" else pairs[::every]
 
 
-@pytest.mark.parametrize("which", ["finished", "interrupted"])
+@pytest.mark.parametrize("which", ["finished", "interrupted", "remote"])
 def test_any_damaged_file_is_survived(which: str, request: pytest.FixtureRequest) -> None:
     storage: Storage = request.getfixturevalue(which)
     for file, how in share(storage.files(), 29):
@@ -169,7 +179,7 @@ def test_any_damaged_file_is_survived(which: str, request: pytest.FixtureRequest
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize("which", ["finished", "interrupted"])
+@pytest.mark.parametrize("which", ["finished", "interrupted", "remote"])
 def test_every_damage_to_every_file_is_survived(which: str, part: int, request: pytest.FixtureRequest) -> None:
     storage: Storage = request.getfixturevalue(which)
     for file, how in share(storage.files(), 3)[part::4]:
