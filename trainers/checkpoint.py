@@ -151,7 +151,8 @@ def read_about(files: Mapping[str, Path]) -> dict[str, Any]:
 
 def _read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
     try:
-        return load_file(_file(files, STATE))
+        tensors: dict[str, Tensor] = load_file(_file(files, STATE))
+        return tensors
     except SafetensorError as error:
         raise Mismatch(f"the checkpoint's {STATE} cannot be read: {error}") from error
 

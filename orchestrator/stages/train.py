@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from orchestrator import losses
-from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
+from orchestrator.errors import BadInput, Diverged, IntegrityError, Interrupted, StageFailed
 from orchestrator.space import flat
 from orchestrator.stage import Checkpoints, Complaint, Context, Facts, Foresight, Stage
 
@@ -235,6 +235,9 @@ def _told(ended: Ended) -> Exception:
         return Diverged(str(ended), hint="lower the learning rates, or use an objective with a bounded critic")
     if ended.kind == "stopped":
         return Interrupted(15)
+    if ended.kind == "mismatch":
+        hint = f"to train from the start, remove {ended.facts['folder']} from the storage"
+        return IntegrityError(f"training cannot go on: {ended}", hint=hint)
     return BadInput(str(ended))
 
 
@@ -307,7 +310,7 @@ def _downloaded(uri: str, context: Context) -> Path:
 def train(job: Job, seat: Seat) -> dict[str, Any] | None:
     """One worker's part. Worker 0 stores the model and returns its record as JSON."""
     from orchestrator.workers import Ended
-    from trainers import loop
+    from trainers import checkpoint, loop
     from trainers.data import Prepared
     from trainers.distributed import Workers
 
@@ -346,6 +349,8 @@ def train(job: Job, seat: Seat) -> dict[str, Any] | None:
         raise Ended("diverged", f"training diverged: {error}; {kept}", step=error.step) from error
     except loop.Stopped as error:
         raise Ended("stopped", str(error), step=error.step) from error
+    except checkpoint.Mismatch as error:
+        raise Ended("mismatch", str(error), folder=getattr(job.checkpoints, "folder", "checkpoints")) from error
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from orchestrator.artifacts import Artifact, ArtifactStore
-from orchestrator.errors import BadInput, Diverged, Interrupted
+from orchestrator.errors import BadInput, Diverged, IntegrityError, Interrupted
 from orchestrator.stage import Scale
 from orchestrator.stages.train import Train
 from tests import stand
@@ -109,6 +109,21 @@ def test_stopped_and_continued_ends_bit_identical(tmp_path: Path, store: Artifac
     rest = stage.run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="cut", diary=again))["model"]
     assert again.lines == ["training goes on from step 16"]
     assert rest.digest == whole.digest
+
+
+def test_a_checkpoint_is_told_not_bit_exact_or_refused(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    """Another number of threads rounds differently; another training's checkpoint is never gone on from."""
+    Train(**SMALL, total_steps=10).run(stand.context(tmp_path, {"dataset": ring}, store=store))
+    diary, threads = stand.Diary(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        Train(**SMALL, total_steps=20).run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary))
+    finally:
+        torch.set_num_threads(threads)
+    told = f"not bit-exact from step 10 on: threads was {threads}, is {threads + 1}"
+    assert diary.lines == [told, "training goes on from step 10"]
+    with pytest.raises(IntegrityError, match=r"its seed is 0, not 1; .* remove checkpoints/lineage from the storage"):
+        Train(**SMALL, total_steps=20).run(stand.context(tmp_path, {"dataset": ring}, store=store, seed=1))
 
 
 def test_a_finished_training_grows(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
