@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.runs import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
+LEAST_WIDTH = 4  # of a column that is cut: a narrower one says nothing
 JSON_VERSION = 1  # of everything that --json prints
 
 
@@ -128,8 +129,9 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     for line in lines:
         *cells, last = line
         padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False)]
-        cut = len(line) > 1 and _width(last) > max(room, 12)
-        texts.append("  ".join([*padded, click.unstyle(last)[: max(room, 12) - 1] + "…" if cut else last]).rstrip())
+        if cells and _width(last) > room:
+            last = click.unstyle(last)[: max(room - 1, 0)] + "…" if room > LEAST_WIDTH else ""
+        texts.append("  ".join([*padded, last]).rstrip())
     if head:
         texts[0] = click.style(texts[0], dim=True)
     return "\n".join(texts)

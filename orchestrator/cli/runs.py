@@ -61,7 +61,7 @@ def command(pipeline: str | None, storage: str, limit: int, wanted: tuple[str, .
     if as_json:
         options.emit(storage=store.url, runs=[_plain(*each) for each in found])
     elif found:
-        head = ("RUN", "STATUS", "STARTED", "TOOK", "STAGES", "SCORES")
+        head = ("RUN", "STATUS", "STARTED", "TOOK", "SCORES")
         options.echo(options.table([row(*each) for each in found], head=head))
     else:
         which = f" of {name}" if name else ""
@@ -87,8 +87,9 @@ def row(one: Run, status: str) -> tuple[str, ...]:
     results = options.outcome(one)
     shown = [f"{name} {number(value)}" for name, value in results["scores"].items() if "." not in name][:MOST_SCORES]
     shown += [results["model"].removeprefix("models:/")] if results["model"] else []
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.record.started))
-    return one.run_id, colored(status), started, took(one, status), f"{done}/{len(states)}", ", ".join(shown)
+    started = time.strftime("%m-%d %H:%M", time.localtime(one.record.started))  # its id has the year
+    portion = f" {done}/{len(states)}" if done < len(states) else ""
+    return one.run_id, colored(status) + portion, started, took(one, status), ", ".join(shown)
 
 
 def took(one: Run, status: str) -> str:
