@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.errors import Unavailable
 from orchestrator.files import size_of
-from orchestrator.patience import Untrue, wanted
+from orchestrator.patience import Untrue, twice, wanted
 
 CHUNK = 1 << 24  # bytes read back at once
 READS = 3  # of bytes that seem wrong: the reading itself may have failed
@@ -50,7 +50,7 @@ class Backend(ABC):
         """Whether something stands there; fsspec's own `exists` takes every failure for a no."""
         self.fs.invalidate_cache(path)
         try:
-            self.fs.info(path)
+            twice(lambda: self.fs.info(path))
         except FileNotFoundError:
             return False
         return True
@@ -62,23 +62,23 @@ class Backend(ABC):
     def _same(self, path: str, data: Data) -> bool:
         if size_of(data) <= CHUNK:
             wanted = data.read_bytes() if isinstance(data, Path) else data
-            return bool(self.fs.cat_file(path) == wanted)
+            return bool(twice(lambda: self.fs.cat_file(path)) == wanted)
         return self._same_chunks(path, data)
 
     def _same_chunks(self, path: str, data: Data) -> bool:
         size = size_of(data)
-        if int(self.fs.info(path)["size"]) != size:
+        if int(twice(lambda: self.fs.info(path))["size"]) != size:
             return False
-        return all(
-            self.fs.cat_file(path, start=start, end=min(start + CHUNK, size)) == _part(data, start)
-            for start in range(0, size, CHUNK)
-        )
+        return all(self._part(path, start, size) == _part(data, start) for start in range(0, size, CHUNK))
+
+    def _part(self, path: str, start: int, size: int) -> bytes:
+        return bytes(twice(lambda: self.fs.cat_file(path, start=start, end=min(start + CHUNK, size))))
 
     def _put(self, path: str, data: Data) -> None:
         if isinstance(data, Path):
-            self.fs.put_file(str(data), path)
+            twice(lambda: self.fs.put_file(str(data), path))
         else:
-            self.fs.pipe_file(path, data)
+            twice(lambda: self.fs.pipe_file(path, data))
 
 
 class ObjectStore(Backend):
@@ -94,7 +94,7 @@ class ObjectStore(Backend):
 
     def create(self, path: str, data: bytes) -> bool:
         try:
-            self.fs.pipe_file(path, data, mode="create")
+            twice(lambda: self.fs.pipe_file(path, data, mode="create"))
         except FileNotFoundError as error:
             self._missing(error)
         except OSError:  # taken; or the answer to our own put was lost, here or within a library that tries again
@@ -106,7 +106,7 @@ class ObjectStore(Backend):
             raise Untrue("what was created does not stand there") from error
 
     def _same_chunks(self, path: str, data: Data) -> bool:
-        return bool(int(self.fs.info(path)["size"]) == size_of(data))
+        return bool(int(twice(lambda: self.fs.info(path))["size"]) == size_of(data))
 
     def _missing(self, error: FileNotFoundError) -> None:
         bucket = self.root.split("/", 1)[0]
@@ -127,7 +127,8 @@ class Renaming(Backend):
 
     def write(self, path: str, data: Data) -> None:
         with self._placed(path, data) as temporary, _vanishing():
-            self.fs.mv(temporary, path)
+            with contextlib.suppress(FileNotFoundError):  # the first of two tries may have done it
+                twice(lambda: self.fs.mv(temporary, path))
             if not self._there(path, data):
                 raise Untrue("what was written does not stand there")
 
@@ -137,19 +138,19 @@ class Renaming(Backend):
                 return self.holds(path, data)
         with self._placed(path, data) as temporary, _vanishing():
             with contextlib.suppress(FileExistsError):
-                self._link(temporary, path)
+                twice(lambda: self._link(temporary, path))
             return self.holds(path, data)
 
     def move(self, source: str, target: str) -> None:
         self._folder(target)
-        self.fs.mv(source, target)
+        super().move(source, target)
 
     def _there(self, path: str, data: Data) -> bool:
         """After a rename of verified bytes: much data is not read a second time."""
         if size_of(data) <= CHUNK:
             return self.holds(path, data)
         self.fs.invalidate_cache(path)
-        return bool(int(self.fs.info(path)["size"]) == size_of(data))
+        return bool(int(twice(lambda: self.fs.info(path))["size"]) == size_of(data))
 
     @contextlib.contextmanager
     def _placed(self, path: str, data: Data) -> Iterator[str]:
@@ -175,7 +176,7 @@ class Renaming(Backend):
     def _folder(self, path: str) -> None:
         folder = path.rsplit("/", 1)[0]
         if self._folders and folder not in self._made:
-            self.fs.makedirs(folder, exist_ok=True)
+            twice(lambda: self.fs.makedirs(folder, exist_ok=True))
             self._made.add(folder)
 
 

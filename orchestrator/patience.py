@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from orchestrator.errors import Unavailable
@@ -36,6 +36,28 @@ def patience_s() -> float:
         return PATIENCE_S
 
 
+MISTAKES = (TypeError, AttributeError, NotImplementedError, NameError)
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Whether the same call will fail again, however long one waits."""
+    kinds = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+    return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in HOPELESS)
+
+
+def twice(operation: Callable[[], T]) -> T:
+    """One step of a longer operation, at once a second time where it fails: of many steps one or the other may."""
+    try:
+        return operation()
+    except (FileNotFoundError, Unavailable, Hung, Untrue, *MISTAKES):
+        raise
+    except Exception as error:  # backends raise what they like
+        if is_hopeless(error) or is_full(error):
+            raise
+    wanted()
+    return operation()
+
+
 class Hung(Exception):
     """A call gave no answer in time; it is left behind in its thread."""
 
@@ -53,10 +75,11 @@ class Patience:
         clean: Callable[[object], str],
         told: Callable[[str], None] = say,
         stopping: Callable[[], bool] = lambda: False,
+        knock: Callable[[], object] = lambda: None,
     ) -> None:
         self.place = place
         self.told, self.stopping = told, stopping
-        self._clean = clean
+        self._clean, self._knock = clean, knock
         self._reached = False
         self._given_up: set[str] = set()  # of "read", "write"
         self._announced: set[str] = set()
@@ -86,7 +109,8 @@ class Patience:
         while True:
             attempts += 1
             try:
-                answer = within(self._deadline(kind, size), operation, moved)
+                work = operation if attempts == 1 else self._knocking(operation)
+                answer = within(self._deadline(kind, size), work, moved)
             except FileNotFoundError:
                 self._answered(kind)
                 raise
@@ -127,17 +151,27 @@ class Patience:
             limits.append(BRIEF_S)
         return min(limits) - passed
 
+    def _knocking(self, operation: Callable[[], T]) -> Callable[[], T]:
+        """The operation after some needless calls: faults at every n-th call must not meet the same step each time."""
+
+        def knock() -> T:
+            for _ in range(random.randint(0, 2)):
+                with suppress(Exception):
+                    self._knock()
+            return operation()
+
+        return knock
+
     def _judge(self, what: str, error: Exception, size: int) -> None:
         """Raises what is final."""
         if isinstance(error, Unavailable):
             raise error
         if is_full(error):
             raise disk_full(self.place, size or None) from error
-        hopeless = isinstance(error, OSError) and error.errno in HOPELESS
-        if hopeless or isinstance(error, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)):
+        if is_hopeless(error):
             hint = f"look at its permissions and credentials; {GO_ON}"
             raise Refused(self._text(what, error), hint=hint) from error
-        if isinstance(error, (TypeError, AttributeError, NotImplementedError, NameError)):
+        if isinstance(error, MISTAKES):
             raise Unavailable(self._text(what, error)) from error
 
     def _announce(self, kind: str, error: Exception, attempts: int, left: float) -> None:
@@ -209,4 +243,4 @@ def within(deadline_s: float, operation: Callable[[], T], moved: Callable[[], in
     return answer[0]
 
 
-__all__ = ["Hung", "Patience", "Untrue", "patience_s", "wanted", "within"]
+__all__ = ["Hung", "Patience", "Untrue", "patience_s", "twice", "wanted", "within"]

@@ -29,7 +29,7 @@ class RemoteFiles(Files):
         self._secrets = tuple(_leaves(options))
         self._fs, self._root = self._connect()
         self._backend: Backend = backend(self._fs, self._root, url)
-        self._patience = Patience(url, self._clean, self._tell, self._stops)
+        self._patience = Patience(url, self._clean, self._tell, self._stops, self._knock)
 
     def _connect(self) -> tuple[Any, str]:
         import fsspec
@@ -57,6 +57,9 @@ class RemoteFiles(Files):
 
     def _stops(self) -> bool:
         return self.stopping()
+
+    def _knock(self) -> object:
+        return self._fs.info(self._root)
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}"

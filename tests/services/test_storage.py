@@ -21,11 +21,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator import patience
 from orchestrator.artifacts import ArtifactStore, blob_path
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import Busy, Unavailable
 from orchestrator.files import open_files
 from orchestrator.log import Log
+from tests.services.relay import TROUBLES, Relay
 
 WEED = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
 KEY, SECRET = "test-key", "test-secret-7d1f"
@@ -174,3 +176,114 @@ def test_wrong_credentials_and_unreachable_servers_are_told_within_seconds_witho
         assert time.monotonic() - begin < 10
         assert bad["secret"] not in str(caught.value)
         assert caught.value.exit_code == 4
+
+
+# --- a server in trouble ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def relay(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.05)
+    with Relay(int(endpoint.rsplit(":", 1)[1])) as found:
+        yield found
+
+
+def through(relay: Relay, options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "client_kwargs": {"endpoint_url": relay.url}}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_every_third_request_in_trouble_costs_only_time(
+    trouble: str, url: str, options: dict[str, Any], relay: Relay
+) -> None:
+    store = ArtifactStore(url, through(relay, options))
+    store.told = lambda line: None
+    store.format()
+    relay.plan = lambda n, method, path: trouble if n % 3 == 0 else ""
+    artifact = store.put("model", {"a": b"some bytes", "b": bytes(300_000)}, {"step": 1})
+    lease = Log(store.files, "ring").acquire("run-1")
+    for n in range(3):
+        lease.append("commit", {"stage": f"train-{n}", "commit": {"key": f"k{n}"}})
+    lease.release({"status": "succeeded"}, {})
+    checkpoints = StoredCheckpoints(store, "lineage")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"state": str(step).encode() * 1000})
+    found = checkpoints.latest()
+    assert found is not None
+    assert found[0] == 3
+    assert len([one for one in relay.seen if one[0] == trouble]) > 10
+    clean = ArtifactStore(url, options)
+    assert clean.verify(clean.get(artifact.digest)) == []
+    state = Log(clean.files, "ring").state()
+    assert sorted(state.commits) == ["train-0", "train-1", "train-2"]
+    assert state.counts == {"k0": 1, "k1": 1, "k2": 1}  # none twice
+    assert state.lease is None
+    assert state.n == 5
+
+
+def test_a_put_whose_reply_was_lost_is_known_as_ours_and_never_as_anothers(
+    url: str, options: dict[str, Any], relay: Relay
+) -> None:
+    files = open_files(url, through(relay, options))
+    files.size("x")
+    hits = iter(["lost"])
+    relay.plan = lambda n, method, path: next(hits, "") if method == "PUT" else ""
+    assert files.create("log/1", b"mine")
+    assert relay.seen[0][:2] == ("lost", "PUT")
+    hits = iter(["lost"])
+    assert not files.create("log/1", b"theirs")
+    assert files.read("log/1") == b"mine"
+
+
+def test_a_server_that_hangs_or_is_killed_is_told_and_comes_back(
+    url: str, options: dict[str, Any], relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_STORAGE_PATIENCE_S", "1")
+    monkeypatch.setattr(patience, "ATTEMPT_S", 1.0)
+    monkeypatch.setattr(patience, "BRIEF_S", 0.5)
+    files = open_files(url, through(relay, options))
+    told: list[str] = []
+    files.told = told.append
+    files.write("a", b"1")
+    for trouble in ("hang", "cut", "500", "503"):
+        relay.plan = lambda n, method, path, trouble=trouble: trouble  # type: ignore[misc]
+        begin = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            files.write("a", b"2")
+        assert time.monotonic() - begin < 6
+        assert SECRET not in str(caught.value)
+        relay.plan = lambda n, method, path: ""
+        relay.release.set()
+        relay.release.clear()
+        files.write("a", b"3")
+        assert files.read("a") == b"3"
+    assert len([line for line in told if "does not answer" in line]) == 4
+    assert len([line for line in told if "answers again" in line]) == 4
+
+
+def test_a_training_goes_on_while_the_server_is_gone(
+    url: str, options: dict[str, Any], relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.checkpoints.SAVE_PATIENCE_S", 0.2)
+    store = ArtifactStore(url, through(relay, options))
+    told: list[str] = []
+    store.told = told.append
+    checkpoints = StoredCheckpoints(store, "lineage")
+    checkpoints.save(1, {"state": b"1"})
+    relay.plan = lambda n, method, path: "cut"
+    checkpoints.save(2, {"state": b"2"})
+    checkpoints.save(3, {"state": b"3"})
+    assert len([line for line in told if "is kept in" in line]) == 1
+    relay.plan = lambda n, method, path: ""
+    other = StoredCheckpoints(ArtifactStore(url, options), "lineage")  # elsewhere: nothing came yet
+    assert other.steps() == [1]
+    found = StoredCheckpoints(ArtifactStore(url, through(relay, options)), "lineage").latest()
+    assert found is not None
+    assert (found[0], found[1]["state"].read_bytes()) == (3, b"3")
+    assert other.steps() == [1, 3]
+
+
+def test_a_bucket_that_is_not_there_is_told(options: dict[str, Any]) -> None:
+    with pytest.raises(Unavailable, match=r"no bucket|cannot write"):
+        ArtifactStore("s3://nosuchbucket/runs", options).put("model", {"a": b"1"})
