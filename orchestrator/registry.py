@@ -179,6 +179,7 @@ class Patient:
     def __init__(self, client: Any, limit_s: float, say: Callable[[str], None] = lambda line: None) -> None:
         self._client, self._limit_s, self._say = client, limit_s, say
         self._places: dict[str, Any] = {}
+        self.answered = time.monotonic()  # when a call last succeeded; at first, when this was made
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
@@ -191,7 +192,9 @@ class Patient:
         begin, wait_s = time.monotonic(), 0.1
         while True:
             try:
-                return call(*args, **options)
+                answer = call(*args, **options)
+                self.answered = time.monotonic()
+                return answer
             except Exception as error:
                 if error_code(error) in FINAL:
                     raise

@@ -24,7 +24,7 @@ METRICS_A_CALL, OTHERS_A_CALL = 900, 100  # MLflow takes 1000 items a call, of w
 GATHER_S = 0.3  # entries that come this close together share a call
 LONGEST_WAIT_S = 30.0
 PATIENCE_S = 2.0  # for one call; what fails longer is an outage, which is waited out
-DOWN_CLOSE_S = 3.0  # to send what is left where MLflow did not answer last time
+SILENT_CLOSE_S = 3.0  # without any answer, until what is left is left to `sync`
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +51,7 @@ class Delivery:
         self._ended: set[str] = set()
         self._last_ms = 0
         self._client: Patient | None = None
+        self._patient: Patient | None = None  # the same, before the experiment is known to be there
         self._experiment = ""
         self._done: list[bool] = []  # what the calls of a turn that broke off came to
         self._turn = 0  # the number of the next call of this turn
@@ -65,6 +66,10 @@ class Delivery:
     def known(self) -> bool:
         """Whether the spool says where its entries are to go (a full disk may have taken that)."""
         return bool(self._header)
+
+    def heard(self, now: float) -> float:
+        """When MLflow last answered: a moment of `time.monotonic`. Until there is a client (it is imported), `now`."""
+        return self._patient.answered if self._patient is not None else now
 
     def _learn(self, entry: Entry) -> None:
         self._last_ms = max(self._last_ms, int(entry.get("time", 0)))
@@ -121,7 +126,7 @@ class Delivery:
 
     def _connected(self) -> Patient:
         if self._client is None:
-            client = registry.Patient(registry.connect(self.uri), PATIENCE_S)
+            client = self._patient = registry.Patient(registry.connect(self.uri), PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
             self._client = client
@@ -261,6 +266,7 @@ class Sender:
         self._deadline: float | None = None  # set by close
         self._down = False
         self._others_due = True
+        self._delivery: Delivery | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
 
     def start(self) -> None:
@@ -274,12 +280,11 @@ class Sender:
         return self._delivery.known_id(key) if self._delivery else ""
 
     def close(self, timeout_s: float) -> int:
-        """Deliver what is left, for at most `timeout_s` (less where MLflow is down); returns how many entries stay."""
-        allowed = min(timeout_s, DOWN_CLOSE_S) if self._down else timeout_s
-        self._deadline = time.monotonic() + allowed
+        """Deliver what is left, for at most `timeout_s` (less where MLflow is silent); returns how many entries stay."""
+        self._deadline = time.monotonic() + timeout_s
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(allowed)
+            self._watch()
         self.spool.close()
         if self._thread.is_alive():  # inside a call; the thread lets go of the spool when that returns
             return self.spool.pending()
@@ -288,6 +293,16 @@ class Sender:
             self.spool.remove()
         self.spool.release()
         return left
+
+    def _watch(self) -> None:
+        """Wait for the thread to end, as long as MLflow answers."""
+        assert self._deadline is not None
+        heard = time.monotonic()
+        while self._thread.is_alive() and (now := time.monotonic()) < self._deadline:
+            heard = max(heard, self._delivery.heard(now) if self._delivery else now)
+            if now - heard > SILENT_CLOSE_S:
+                self._deadline = now
+            self._thread.join(0.05)
 
     def _run(self) -> None:
         try:
