@@ -21,6 +21,7 @@ from orchestrator.artifacts import FORMAT, Artifact, ArtifactStore, blob_path, m
 from orchestrator.cache import Entry, entry_path, parse_entry
 from orchestrator.earlier import parse_finished
 from orchestrator.errors import Unavailable
+from orchestrator.files import Files
 from orchestrator.seals import LOOKS, MALFORMED, Damaged, digest_file, read_whole, unsealed
 
 HEX = re.compile(r"[0-9a-f]{64}")
@@ -365,25 +366,18 @@ class _Inspector:
             if artifact is not None and digest not in self.roots:
                 self._say(LEFT, manifest_path(digest), f"no result names this {artifact.kind}")
 
-    def _hashes(self, path: str, digest: str, size: int | None) -> bool:
+    def _hashes(self, path: str, name: str, size: int | None) -> bool:
         """Whether a file's bytes have this digest (quick: the size); a file that is gone by now has."""
         try:
             if self.quick:
                 return size is None or self.files.size(path) in (size, None)
-            return any(self._digest(path) == digest for _ in range(LOOKS))
+            return any(self._digest(path) == name for _ in range(LOOKS))
         except FileNotFoundError:
             return True
 
     def _digest(self, path: str) -> str:
-        local = self.files.local
-        if local is not None:
-            self.found.bytes += (local / path).stat().st_size
-            return digest_file(local / path)
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "file"
-            self.files.fetch(path, target)
-            self.found.bytes += target.stat().st_size
-            return digest_file(target)
+        self.found.bytes += self.files.size(path) or 0
+        return digest(self.files, path)
 
     def _checkpoints(self) -> None:
         lineages = [f"checkpoints/{name}" for name in self.files.names("checkpoints")]
@@ -447,6 +441,16 @@ class _Inspector:
             self._say(NOTE, "quarantine", f"{count} damaged files were moved here earlier")
 
 
+def digest(files: Files, path: str) -> str:
+    """SHA-256 (hex) of a stored file's bytes, read from the storage itself. Raises FileNotFoundError."""
+    if files.local is not None:
+        return digest_file(files.local / path)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "file"
+        files.fetch(path, target)
+        return digest_file(target)
+
+
 def _is_object(line: bytes) -> bool:
     try:
         unsealed(line, always=False)
@@ -460,4 +464,4 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= SHOWN_MOST else f"{shown} and {len(names) - SHOWN_MOST} more"
 
 
-__all__ = ["DAMAGED", "DANGLING", "LEFT", "NOTE", "Finding", "Inspection", "Progress", "inspect"]
+__all__ = ["DAMAGED", "DANGLING", "LEFT", "NOTE", "Finding", "Inspection", "Progress", "digest", "inspect"]

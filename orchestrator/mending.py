@@ -16,12 +16,13 @@ from typing import Any
 
 from orchestrator import runs
 from orchestrator.artifacts import FORMAT, ArtifactStore, blob_path, manifest_path, parse_manifest
-from orchestrator.cache import Cache
+from orchestrator.cache import Cache, parse_entry
 from orchestrator.errors import Busy
-from orchestrator.inspection import DANGLING, Finding, Inspection, Progress, inspect
-from orchestrator.log import Log, parse_entry
+from orchestrator.inspection import DANGLING, Finding, Inspection, Progress, digest, inspect
+from orchestrator.log import Log
+from orchestrator.log import parse_entry as parse_log_entry
 from orchestrator.runs import RunRecord, StageRecord
-from orchestrator.seals import MALFORMED, Damaged, digest_file, quarantine, read_whole, sealed
+from orchestrator.seals import MALFORMED, Damaged, quarantine, read_whole, sealed
 
 ROUNDS = 5  # what is dropped leaves others without what they name, and so on: blob, manifest, cache entry
 
@@ -86,18 +87,32 @@ class _Mender:
         return "written again"
 
     def _drop(self, finding: Finding) -> str:
-        if "blob" in finding.facts and self.files.local is not None:  # made again meanwhile?
-            with suppress(FileNotFoundError):
-                if digest_file(self.files.local / finding.path) == finding.facts["blob"]:
-                    return "whole by now"
+        if self._made_again(finding.path):
+            return "whole by now: a run made it again"
         target = quarantine(self.files, finding.path)
         return f"moved to {target}" if target else "gone by now"
 
+    def _made_again(self, path: str) -> bool:
+        """Whether a result is whole after all: a run may have met the damage first."""
+        folder, name = path.split("/", 1)[0], path.rsplit("/", 1)[-1].removesuffix(".json")
+        try:
+            if folder == "sha256":
+                return digest(self.files, path) == name
+            if folder == "artifacts":
+                artifact, _ = read_whole(self.files, path, partial(parse_manifest, digest=name))
+                return all(self.files.size(blob_path(ref.digest)) == ref.size for ref in artifact.files.values())
+            if folder == "keys":
+                outputs = read_whole(self.files, path, partial(parse_entry, key=name)).outputs.values()
+                return all(self.files.exists(manifest_path(digest)) for digest in outputs)
+        except (FileNotFoundError, Damaged):
+            pass
+        return False
+
     def _times(self, finding: Finding) -> str:
         """The bytes were read and are right: they count as the artifact's again."""
-        digest = finding.facts["artifact"]
+        path, name = finding.path, finding.facts["artifact"]
         try:
-            artifact, beside = read_whole(self.files, manifest_path(digest), lambda data: parse_manifest(data, digest))
+            artifact, beside = read_whole(self.files, path, partial(parse_manifest, digest=name))
         except (FileNotFoundError, Damaged) as error:
             raise _Refused("its manifest is gone by now") from error
         if names := self.store.verify(artifact):
@@ -105,7 +120,7 @@ class _Mender:
         blobs = sorted({ref.digest for ref in artifact.files.values()})
         times = {blob: self.files.modified(blob_path(blob)) for blob in blobs}
         value = {"artifact": artifact.to_json(), "beside": {**beside, "modified": times}}
-        self.files.write(manifest_path(digest), sealed(value))
+        self.files.write(path, sealed(value))
         return "its bytes are right and count again"
 
     def _key(self, finding: Finding) -> str:
@@ -151,7 +166,7 @@ class _Mender:
             self.files.create(path, void)
             return
         with suppress(*MALFORMED):
-            parse_entry(data, n)
+            parse_log_entry(data, n)
             return  # it was read wrong before
         self.files.write(f"quarantine/{path.replace('/', '-')}", data)
         self.files.write(path, void)
@@ -227,7 +242,7 @@ def _stages(store: ArtifactStore, folder: str, run_id: str) -> list[StageRecord]
     for name in store.files.names(f"{folder}/log"):
         with suppress(FileNotFoundError, Damaged, *MALFORMED):
             n = int(name[:-5])
-            entry = read_whole(store.files, f"{folder}/log/{name}", partial(parse_entry, n=n))
+            entry = read_whole(store.files, f"{folder}/log/{name}", partial(parse_log_entry, n=n))
             if entry.get("run") != run_id:
                 continue
             commits = {entry["stage"]: entry["commit"]} if entry["type"] == "commit" else entry.get("used", {})

@@ -24,7 +24,7 @@ from tests.faults import disk
 from tests.faults.forks import ROOT, Forks, Outcome
 
 STEPS = 3
-FEW = 10  # operations by which runs differ
+FEW = 60  # operations by which runs differ: progress and uploads go by the clock
 SPEC = f"""
 version: 1
 name: chain

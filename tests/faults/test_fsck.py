@@ -320,3 +320,15 @@ def test_repairs_beside_a_running_pipeline_do_not_disturb_it(
         watcher.join()
     assert failure == []
     assert len(looks) > 3
+
+
+def test_what_a_run_made_again_meanwhile_is_left_alone(bench: Bench) -> None:
+    for kind in ("manifest", "key"):
+        bench.alter(bench.paths[kind])
+    found = inspect(bench.store)
+    assert len(found.damage) >= 2
+    bench.run()
+    assert bench.wrong() == set()
+    mended = mend(bench.store, found)
+    assert {what for finding, what in mended.done if finding.wrong} == {"whole by now: a run made it again"}
+    assert bench.run().cached
