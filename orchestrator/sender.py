@@ -266,7 +266,6 @@ class Sender:
         self._deadline: float | None = None  # set by close
         self._down = False
         self._others_due = True
-        self._delivery: Delivery | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
 
     def start(self) -> None:
