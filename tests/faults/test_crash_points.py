@@ -134,7 +134,7 @@ def die_at_each(bench: Bench, operations: Iterable[int]) -> None:
 
 
 def test_killed_at_any_operation_nothing_is_lost_and_the_end_is_the_same(bench: Bench) -> None:
-    die_at_each(bench, points(bench, 37))
+    die_at_each(bench, points(bench, 61 if bench.place else 37))
 
 
 @pytest.mark.long
