@@ -312,6 +312,19 @@ def test_a_member_that_diverges_is_told_and_harms_nobody(tmp_path: Path) -> None
         check_equal(members[seed].game, alone(configs[seed], data, seed, 24)[0])
 
 
+def test_a_state_that_is_not_finite_is_found_though_the_losses_are(tmp_path: Path) -> None:
+    data = points()
+    configs = [resolved("gan", i, data.shape, ["ema"], **settings()) for i in range(3)]
+    members = trainings(configs, data, tmp_path)
+    cohort = Cohort(members)
+    with torch.no_grad():
+        next(members[1].game.nets["generator_ema"].parameters()).fill_(torch.inf)
+    assert cohort.population.finite() == [True, False, True]
+    gone: list[Exception] = []
+    assert len(cohort.run(left=lambda _, error: gone.append(error))) == 2
+    assert "generator_ema" in str(gone[0])
+
+
 def test_a_cohort_of_which_all_diverge_ends(tmp_path: Path) -> None:
     data = points()
     one = {"lr": 1e300}
