@@ -25,7 +25,7 @@ def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
     """As `status`, for several runs: those held on other hosts are watched together, `watch_s` seconds at most."""
     lives: dict[str, bool] = {}
     logs: dict[str, Log] = {}
-    elsewhere: dict[str, tuple[Log, Owner, int]] = {}
+    elsewhere: dict[str, tuple[Log, Owner, int | None]] = {}
     for run in found:
         if run.record.status != "running":
             continue
@@ -39,7 +39,8 @@ def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
     while elsewhere and time.monotonic() < end:
         time.sleep(POLL_S)
         for run_id, (log, owner, count) in list(elsewhere.items()):
-            if log.beat(owner.epoch) != count:
+            seen = log.beat(owner.epoch)
+            if seen is not None and seen != (count or 0):
                 lives[run_id] = log.state().lease == owner
                 del elsewhere[run_id]
     recorded = {run.run_id: run.record.status for run in found}

@@ -17,6 +17,7 @@ import pytest
 from orchestrator import journal, runs, standing
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.log import Log
+from orchestrator.seals import sealed
 from tests.pipeline.test_engine import ROOT, finish, start, wait_for
 
 PROGRAM = "from orchestrator.cli import main; main()"
@@ -122,7 +123,7 @@ def test_a_run_elsewhere_runs_while_its_counter_moves(tmp_path: Path) -> None:
         count = 0
         while not stop.wait(0.2):
             count += 1
-            store.files.write(f"pipelines/chain/beat/{far['epoch']}.json", json.dumps({"count": count}).encode())
+            store.files.write(f"pipelines/chain/beat/{far['epoch']}.json", sealed({"count": count}))
 
     thread = threading.Thread(target=beat)
     thread.start()

@@ -21,6 +21,7 @@ from orchestrator.cache import Cache
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import BadInput, Busy
 from orchestrator.execute import Options, execute
+from orchestrator.garbage import log_of
 from orchestrator.inspection import inspect
 from orchestrator.log import Log
 from orchestrator.reach import Wish
@@ -284,7 +285,7 @@ def test_a_sweep_that_was_taken_for_dead_removes_nothing_more(bench: Bench, monk
         if operation == "remove" and path.startswith("keys/"):
             removed.append(path)
             if len(removed) == 3:
-                log = collection._log(bench.store)
+                log = log_of(bench.store)
                 owner = log.state().lease
                 assert owner is not None
                 assert log.append("acquire", {"owner": {**vars(owner), "epoch": log.state().n + 1}, "run": "thief"})
