@@ -135,7 +135,9 @@ def test_of_twenty_starts_one_runs_and_nineteen_are_told_who(place: Place) -> No
     started = [place.start() for _ in range(20)]
     ended = {}
     while len(ended) < 19:
-        ended |= {process: finish(process) for process in started if process not in ended and process.poll() is not None}
+        ended |= {
+            process: finish(process) for process in started if process not in ended and process.poll() is not None
+        }
         time.sleep(0.05)
     owner = place.log().state().lease
     assert owner is not None
