@@ -144,7 +144,7 @@ def check(storage: Storage, file: str, how: str) -> None:
     where = f"{file} {how}"
     found = inspect(storage.store(copy))
     unneeded = any(file.startswith(one.path) for one in found.of(LEFT))  # a superseded checkpoint, say
-    torn = file.endswith("events.jsonl") and how in ("cut", "flipped last")  # as a crash leaves it
+    torn = file.endswith("events.jsonl") and how in ("cut", "emptied", "flipped last")  # as a crash leaves it
     checked = not unneeded and not torn and not any(part in file for part in UNCHECKED)
     if checked and how not in (
         "removed",
