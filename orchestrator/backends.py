@@ -105,6 +105,10 @@ class ObjectStore(Backend):
         except FileNotFoundError as error:
             raise Untrue("what was created does not stand there") from error
 
+    def move(self, source: str, target: str) -> None:
+        twice(lambda: self.fs.cp_file(source, target))
+        twice(lambda: self.fs.rm_file(source))
+
     def _same_chunks(self, path: str, data: Data) -> bool:
         return bool(int(twice(lambda: self.fs.info(path))["size"]) == size_of(data))
 

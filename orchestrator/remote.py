@@ -36,8 +36,8 @@ class RemoteFiles(Files):
 
         scheme = self.url.split("://", 1)[0]
         options: dict[str, Any] = {**self._options, "skip_instance_cache": scheme != "memory"}
-        if scheme in ("s3", "s3a"):  # we repeat calls ourselves, and know what that means for exclusive ones
-            config = {"connect_timeout": 3, "read_timeout": 12, "retries": {"total_max_attempts": 1}}
+        if scheme in ("s3", "s3a"):  # two tries of each request end before our own deadline; we repeat the rest
+            config = {"connect_timeout": 3, "read_timeout": 7, "retries": {"total_max_attempts": 2}}
             options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
             options["use_listings_cache"] = False
         try:

@@ -193,6 +193,7 @@ def through(relay: Relay, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "client_kwargs": {"endpoint_url": relay.url}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_every_third_request_in_trouble_costs_only_time(
     trouble: str, url: str, options: dict[str, Any], relay: Relay
