@@ -102,7 +102,8 @@ class Population:
         return told
 
     def _update(self, step: int, act: Act, phase: Phase, repeat: int, batch: Batch) -> dict[str, Tensor]:
-        parameters = [p for part in phase.updates for p in self.stack.parameters.get(part, ())]
+        parts = [part for part in phase.updates if part in self.stack.flat]
+        parameters = [p for part in parts for p in self.stack.parameters[part]]
         for p in parameters:
             p.requires_grad_(True)
             p.grad = None
@@ -113,6 +114,8 @@ class Population:
         with torch.no_grad():
             for hack in self.hacks:
                 hack.gradients(play)
+            for part in parts:
+                self.stack.gather(part)
             self.updates[phase.name].apply(step)
             self.variant.stepped(play)
             for hack in self.hacks:

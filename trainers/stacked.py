@@ -124,8 +124,8 @@ def stack(members: Sequence[nn.Module]) -> nn.Module:
 class Stack:
     """The networks of N members as one (`nets`), with the memory that they share.
 
-    `flat` holds, for each part with parameters, all of them in one tensor (N, P): what optimizers work on. `spans` says
-    where in it each parameter lies.
+    `flat` holds, for each part with parameters, all of them in one tensor (N, P), and `gradients` their gradients: what
+    optimizers work on. `spans` says where in them each parameter lies.
     """
 
     def __init__(self, members: Sequence[nn.ModuleDict], parts: Iterable[str]) -> None:
@@ -135,6 +135,7 @@ class Stack:
             raise Unstackable("the members' networks are not of one shape")
         self.nets = nn.ModuleDict({part: stack([nets[part] for nets in members]) for part in parts})
         self.flat: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
         self.spans: dict[str, dict[str, tuple[int, int, torch.Size]]] = {}
         self.parameters: dict[str, list[nn.Parameter]] = {}
         for part in parts:
@@ -153,6 +154,7 @@ class Stack:
         if not values:
             return
         flat = self.flat[part] = torch.cat([value.flatten(1) for value in values], 1)
+        self.gradients[part] = torch.zeros_like(flat)
         spans, at = self.spans.setdefault(part, {}), 0
         for (full, (module, name)), value in zip(owners.items(), values, strict=True):
             size = value[0].numel()
@@ -173,10 +175,11 @@ class Stack:
     def __len__(self) -> int:
         return len(self.members)
 
-    def gradients(self, part: str) -> Tensor:
-        """The gradients of a part, (N, P); zero where there is none."""
+    def gather(self, part: str) -> None:
+        """Put the gradients of a part's parameters, zero where there is none, into `gradients`."""
         own = self.parameters[part]
-        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in own], 1)
+        each = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in own]
+        torch.cat(each, 1, out=self.gradients[part])
 
 
 def alone(nets: nn.ModuleDict) -> None:

@@ -38,6 +38,7 @@ class Update:
         self.name = self.configs[0].name
         self.steps: Tensor | None = None
         self.state: dict[str, dict[str, Tensor]] = {}
+        self._rows: dict[str, list[list[Tensor]]] = {}  # every member's slice of what the kernel works on
         self._numbers: list[Numbers] = []
         self._groups: list[tuple[Numbers, list[int]]] = []
         if any(game.optimizers[phase.name].state for game in games):
@@ -76,6 +77,9 @@ class Update:
             part: {key: torch.zeros_like(self.stack.flat[part]) for key in self.keys()} for part in self.parts
         }
         self.steps = torch.zeros(len(self.games))
+        for part, state in self.state.items():
+            each = (self.stack.flat[part], self.stack.gradients[part], *state.values(), self.steps)
+            self._rows[part] = [list(one.unbind()) for one in each]
 
     def _share(self) -> None:
         """Let each member's own optimizer see its slice of the state."""
@@ -99,12 +103,12 @@ class Update:
         if numbers != self._numbers:
             self._numbers, self._groups = numbers, _grouped(numbers)
         for part in self.parts:
-            flat, gradient, state = self.stack.flat[part], self.stack.gradients(part), self.state[part]
             if self.name in ("adam", "adamw"):
-                self._adam(flat, gradient, state)
+                self._adam(part)
             else:
+                flat, gradient = self.stack.flat[part], self.stack.gradients[part]
                 columns = torch.tensor(numbers, dtype=flat.dtype).unsqueeze(-1).unbind(1)
-                RULES[self.name](flat, gradient, state, *columns)
+                RULES[self.name](flat, gradient, self.state[part], *columns)
 
     def _of(self, config: Optimizer, step: int) -> Numbers:
         rate = config.rate(step, self.total_steps)
@@ -112,14 +116,10 @@ class Update:
             return (rate, *config.betas, config.eps, config.weight_decay)
         return (rate, config.eps, config.momentum, config.weight_decay)
 
-    def _adam(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
-        assert self.steps is not None
+    def _adam(self, part: str) -> None:
         kernel: Any = torch._fused_adam_ if self.name == "adam" else torch._fused_adamw_
-        of = (flat, gradient, state["exp_avg"], state["exp_avg_sq"])
         for (rate, beta1, beta2, eps, decay), members in self._groups:
-            whole = len(members) == len(flat)
-            tensors = [[one] if whole else [one[i] for i in members] for one in of]
-            steps = [self.steps[0]] if whole else [self.steps[i] for i in members]
+            *tensors, steps = ([rows[i] for i in members] for rows in self._rows[part])
             kernel(
                 *tensors, [], steps, lr=rate, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps,
                 amsgrad=False, maximize=False,
