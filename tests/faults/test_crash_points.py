@@ -254,8 +254,11 @@ def test_a_driver_killed_on_ray_is_followed_by_one_that_ends_alike(tmp_path: Pat
     code, told = drive("straight")
     assert code == 0, told
     operations = int(told.split("operations")[1].split()[0])
-    for part in range(1, 7 if os.environ.get("ORCHESTRATOR_PROOF") == "full" else 3):
-        n = operations * part // (7 if os.environ.get("ORCHESTRATOR_PROOF") == "full" else 3)
+    count = 6 if os.environ.get("ORCHESTRATOR_PROOF") == "full" else 2
+    for part in range(1, count + 1):
+        n = (
+            operations * part // (3 * count)
+        )  # a slow run tells more of its progress than a fast one: stay in the first third
         assert drive(f"at-{n}", n)[0] == -signal.SIGKILL
         assert inspect(ArtifactStore(str(tmp_path / f"at-{n}"))).damage == []
         code, told = drive(f"at-{n}")
