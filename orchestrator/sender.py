@@ -332,10 +332,10 @@ class Sender:
             if not entries:
                 entries, after = self.spool.read(position)
             if not entries:
-                if self._deadline is not None:
-                    return
                 if self._others_due and not self._down and position:
                     self._send_others()
+                elif self._deadline is not None:
+                    return
                 else:
                     self._pause(60.0)
                 continue
@@ -358,7 +358,8 @@ class Sender:
         self._others_due = False
         sent = 0
         for spool in spools(self.spool.path.parent):
-            if spool.name == self.spool.name or self._deadline is not None:
+            late = self._deadline is not None and time.monotonic() >= self._deadline
+            if spool.name == self.spool.name or late:
                 continue
             try:
                 if not spool.acquire():
