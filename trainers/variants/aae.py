@@ -30,7 +30,11 @@ class AAE(Variant):
     vectorizes: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": "dcgan",
-        "optimizers": {"autoencoder": {"lr": 1e-3, "betas": [0.9, 0.999]}},
+        "optimizers": {
+            "autoencoder": {"lr": 1e-3, "betas": [0.9, 0.999]},
+            "generator": {"lr": 1e-3},
+            "critic": {"lr": 2e-3},
+        },
     }
 
     latent_dim: Annotated[int, Interval(ge=1, le=4096)] = 8
