@@ -82,7 +82,8 @@ class Prepare(Stage):
         complaints += self._check_points(chosen.name) if points else self._check_image(chosen.name, about)
         if complaints:
             return Foresight(complaints=complaints)
-        params = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_shards"}  # the same in any number
+        # The same data in any number of shards.
+        params = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_shards"}
         params["dataset"] = {chosen.name: plugins.complete("datasets", chosen.name, chosen.params)}
         facts = self._facts(chosen.name, about)
         return Foresight({"dataset": facts}, plugins=[("datasets", chosen.name)], params=params)

@@ -285,7 +285,10 @@ def test_the_whole_run_has_a_time_limit_and_the_same_run_goes_on(bench: Bench) -
     limited = bench.run(text, sets=["timeout_s=1"])
     assert (limited.status, limited.exit_code) == ("failed", 1)
     assert limited.record.stage("train").kind == "timeout"
-    assert limited.record.error == "the run took longer than timeout_s = 1; the same command goes on from the last checkpoint"
+    assert (
+        limited.record.error
+        == "the run took longer than timeout_s = 1; the same command goes on from the last checkpoint"
+    )
     CALLS.clear()
     assert bench.run(text).exit_code == 0
     assert len([call for call in CALLS if call.startswith("step")]) < 40
