@@ -293,19 +293,27 @@ class Cluster:
     # --- starting and joining ------------------------------------------------------------------------------------
 
     def _keep_local(self) -> None:
-        """Start Ray from a thread that stays until `stop`.
+        """Start Ray from a thread that stays until `stop`; once more where something of it dies while it starts.
 
         Ray asks the kernel to kill its processes when their parent ends, and the kernel means the parent *thread*: started
-        from a stage's own thread, the whole of Ray would be killed as that stage ends.
+        from a stage's own thread, the whole of Ray would be killed as that stage ends. So is what a failed start left.
         """
         self._ending.clear()
+        for last in (False, True):
+            failed = self._start_in_thread()
+            if failed is None:
+                return
+            if last:
+                raise failed
+
+    def _start_in_thread(self) -> Exception | None:
         failed: list[Exception] = []
         started = threading.Event()
 
         def stay() -> None:
             try:
                 self._start_local()
-            except Exception as error:  # noqa: BLE001 - raised again by the caller, below
+            except Exception as error:  # noqa: BLE001 - handed to the caller, below
                 failed.append(error)
             started.set()
             if not failed:
@@ -314,8 +322,7 @@ class Cluster:
         threading.Thread(target=stay, daemon=True, name="ray").start()
         if not started.wait(START_WITHIN_S):
             raise Unavailable(f"Ray did not start on this machine within {START_WITHIN_S:.0f} s", hint="see /tmp/ray")
-        if failed:
-            raise failed[0]
+        return failed[0] if failed else None
 
     def _start_local(self) -> None:
         import ray

@@ -202,7 +202,7 @@ def test_killed_at_random_a_pipeline_ends_as_if_it_had_not_been(tmp_path_factory
         assert number < KILLS + 10, "nearly nothing could be killed"
         print(f"round {number} of ORCHESTRATOR_SEED={SEED}: {done} of {KILLS} kills", flush=True)
         one = Round(tmp_path_factory.mktemp(f"round{number}-"), random.Random(chance.randrange(10**9)))
-        one.go(most=min(5, KILLS - done))
+        one.go(most=min(8, KILLS - done))
         done += len(one.kills)
         print(f"round {number}: exit codes {one.codes}, {one.kills}", flush=True)
         assert outputs(one) == expected, one.kills
