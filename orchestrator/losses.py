@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import struct
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ class Witness:
             self._lives[rank] = life
             if known is not None and known["pid"] == life["pid"]:
                 continue
+            if (old := self._handles.pop(rank, None)) is not None:
+                os.close(old)
             if life["machine"] == pulse.machine() and life["born"] and pulse.born(life["pid"]) == life["born"]:
                 with contextlib.suppress(OSError, AttributeError):  # gone already, or not Linux
                     self._handles[rank] = os.pidfd_open(life["pid"])
@@ -73,6 +76,15 @@ class Witness:
             return None
         told = struct.unpack_from("Q", info, 0)[0] & PIDFD_INFO_EXIT
         return int(struct.unpack_from("i", info, EXIT_CODE_AT)[0]) if told else None
+
+    def gone(self, rank: int) -> bool:
+        """Whether a worker's process is known to have ended."""
+        handle = self._handles.get(rank)
+        if handle is None:
+            return False
+        watch = select.poll()
+        watch.register(handle, select.POLLIN)  # readable from the process's end on
+        return bool(watch.poll(0))
 
     def kill(self, rank: int) -> bool:
         """SIGKILL a worker of this machine; False where it is not of this machine."""

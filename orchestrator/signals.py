@@ -44,11 +44,14 @@ def raised() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def command() -> str:
+    """The command that this process was started with, for a shell; "" where it was started otherwise."""
+    return shlex.join(["orchestrate", *sys.argv[1:]]) if Path(sys.argv[0]).name == "orchestrate" else ""
+
+
 def goes_on() -> str:
-    """How to go on, in words: the command that this process was started with."""
-    if Path(sys.argv[0]).name != "orchestrate":
-        return "the same call goes on"
-    return f"go on with: {shlex.join(['orchestrate', *sys.argv[1:]])}"
+    """How to go on, in words."""
+    return f"go on with: {command()}" if command() else "the same call goes on"
 
 
 class Stop:

@@ -207,7 +207,10 @@ class Attempt:
                 raise RayDied("a silent worker could not be removed")
             return
         for rank, life in lives.items():
-            if life["silent_s"] > SILENT_S:
+            if witness.gone(rank):  # it died, or was ended with the others: Ray is about to tell
+                if life["silent_s"] > SILENT_S + BURY_WITHIN_S:
+                    raise RayDied("Ray does not tell of the end of a worker")
+            elif life["silent_s"] > SILENT_S:
                 what = f"did not answer for {life['silent_s']:.0f} s (stopped or hung), killed"
                 self._silenced[rank] = Loss(losses.HUNG, what)
             elif (

@@ -107,8 +107,11 @@ def _summary(run: Run, pipeline: str) -> str:
 
 
 def _next(run: Run, pipeline: str, model: str | None) -> list[str]:
+    from orchestrator import signals
+
     if run.status != "succeeded":
-        return [f"orchestrate status {run.run_id}", f"orchestrate run {pipeline}   # goes on where it stood"]
+        again = signals.command() or f"orchestrate run {pipeline}"  # with every option that was given
+        return [f"orchestrate status {run.run_id}", f"{again}   # goes on where it stood"]
     where = "" if run.store.url == "runs" else f" --storage {run.store.url}"
     commands = [
         f"orchestrate sample {run.run_id}{where} -n 64 -o samples.png",

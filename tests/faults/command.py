@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -38,11 +39,12 @@ class Command:
     folder: Path
     steps: int = 2000
     arguments: tuple[str, ...] = ()
+    spec: str = SPEC
     process: subprocess.Popen[str] = field(init=False)
     seen: dict[int, psutil.Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        (self.folder / "small.yaml").write_text(SPEC.replace("STEPS", str(self.steps)))
+        (self.folder / "small.yaml").write_text(self.spec.replace("STEPS", str(self.steps)))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         self.out, self.err = self.folder / "out.txt", self.folder / "err.txt"
@@ -92,6 +94,12 @@ class Command:
     def checkpoints(self) -> list[int]:
         """Steps of the committed checkpoints."""
         return sorted(int(path.stem) for path in self.folder.glob("runs/checkpoints/*/*.json") if path.stem.isdigit())
+
+    def began(self, stage: str, *, last: bool = False) -> bool:
+        """Whether one of the folder's runs, or the newest of them, has started the stage."""
+        paths = sorted(self.folder.glob("runs/runs/*/events.jsonl"))[-1 if last else 0 :]
+        lines = [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.endswith("}")]
+        return any(line.get("event") == "stage_started" and line.get("stage") == stage for line in lines)
 
     def until(self, true: Callable[[], object], within_s: float = 150.0) -> None:
         """Wait until something holds; the command must still be running then."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.command import Command
+from tests.faults.command import SPEC, Command
 
 WITHIN_S = 25.0
 
@@ -35,15 +35,30 @@ def test_waiting_for_the_lease_ends_at_once_with_the_command_that_goes_on(tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("phase", ["gcs_server", "ray::_worker", "training"])
 def test_the_first_signal_saves_and_leaves_nothing_behind(tmp_path: Path, number: int, phase: str) -> None:
-    with Command(tmp_path, steps=1_000_000) as command:
+    with Command(tmp_path, steps=1_000_000, arguments=("--jobs", "2")) as command:
         command.until(lambda: command.checkpoints if phase == "training" else command.named(phase))
         before = command.checkpoints
         command.send(number)
         assert command.ended(WITHIN_S) == 128 + number
-        assert "orchestrate run small.yaml" in command.said + command.out.read_text()
+        assert "orchestrate run small.yaml --jobs 2" in command.said + command.out.read_text()
         if phase == "training":
             assert command.checkpoints[-1] > before[-1]
         assert command.orphans(90) == []
+
+
+@pytest.mark.long
+def test_a_signal_while_evaluating_ends_in_time_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    slow = SPEC.replace("num_samples: 500", "num_samples: 1000000, batch_size: 1")
+    with Command(tmp_path, steps=60, spec=slow) as command:
+        command.until(lambda: command.began("evaluate"))
+        time.sleep(2)
+        command.send(signal.SIGTERM)
+        assert command.ended(WITHIN_S) == 143
+        assert "orchestrate run small.yaml" in command.said + command.out.read_text()
+        assert command.orphans(90) == []
+    with Command(tmp_path, steps=60) as command:
+        assert command.ended() == 0
+        assert not command.began("train", last=True)  # it was committed
 
 
 @pytest.mark.long

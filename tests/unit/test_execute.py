@@ -6,6 +6,7 @@ import os
 import signal
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,18 @@ def test_a_bug_of_the_engine_is_raised_after_the_lease_is_released(
     state = Log(bench.store.files, "chain").state()
     assert state.lease is None
     assert [run["exit_code"] for run in state.runs.values()] == [70]
+
+
+def test_a_signal_between_two_attempts_ends_the_wait_at_once(bench: Bench) -> None:
+    def hit() -> None:
+        while not bench.heard.of(events.StageFailed):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    started = time.monotonic()
+    threading.Thread(target=hit, daemon=True).start()
+    run = bench.run(failing("unavailable", extra=", retry: {max_failures: 3, backoff_s: 60, max_backoff_s: 60}"))
+    assert time.monotonic() - started < 10
+    assert (run.status, run.exit_code) == ("interrupted", 130)
+    assert stages_of(run)["broken"] == "interrupted"
+    assert run.record.stage("broken").attempts == 1
