@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import math
 import os
@@ -329,14 +330,15 @@ class Cluster:
 
         here = local_resources()
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(here.cpus),
-                num_gpus=int(here.gpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _session_of_its_own():
+                ray.init(
+                    address="local",
+                    num_cpus=int(here.cpus),
+                    num_gpus=int(here.gpus),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except Exception as error:  # Ray raises many kinds here: ports, shared memory, a full disk
             raise Unavailable(
                 f"Ray did not start on this machine: {_first_line(error)}", hint="see /tmp/ray"
@@ -539,6 +541,20 @@ def _signals_kept() -> Iterator[None]:
                     signal.signal(number, handler)
         for number, pointer in beneath.items():
             put(number, pointer)
+
+
+@contextlib.contextmanager
+def _session_of_its_own() -> Iterator[None]:
+    """Ray's processes leave our process group: a signal to all of it (`timeout`, systemd, a closed terminal) would end Ray
+    before the workers have saved. They still end with us, by the kernel's word."""
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _first_line(error: BaseException) -> str:
