@@ -33,10 +33,15 @@ class Versions:
         self.client, self.model = client, model
 
     def find(self, digest: str) -> str | None:
-        """The newest version made from this model artifact."""
+        """The first version made from this model artifact."""
+        found = self._search(f" and tags.`{DIGEST_TAG}` = '{digest}'")
+        return str(found[0].version) if found else None
+
+    def _search(self, also: str = "") -> list[Any]:
+        """Versions of the model, oldest first."""
         quoted = self.model.replace("'", "")
-        found = self.client.search_model_versions(f"name = '{quoted}' and tags.`{DIGEST_TAG}` = '{digest}'")
-        return max((str(version.version) for version in found), key=int, default=None)
+        found = self.client.search_model_versions(f"name = '{quoted}'{also}")
+        return sorted(found, key=lambda version: int(version.version))
 
     def create(
         self, digest: str, source: str, run: str, description: str, tags: Mapping[str, str] | None = None
@@ -51,7 +56,27 @@ class Versions:
             return str(made.version)
 
         self.client.again(self._ensure_model)
-        return self.client.settled(lambda: self.find(digest), create)
+        made = self.client.settled(lambda: self.find(digest), create)
+        return self.find(digest) or made  # an earlier request of ours may have been done meanwhile
+
+    def tidy(self) -> list[str]:
+        """Remove what requests made that were done long after we gave them up: a later version of the same artifact, to
+        which nobody gave an alias. By one at a time. Returns the versions removed.
+        """
+        seen, late = set[str](), []
+        for version in self._search():
+            digest = version.tags.get(DIGEST_TAG, "")
+            late += [str(version.version)] if digest in seen else []
+            seen |= {digest} if digest else set()
+        named = set(map(str, self.client.get_registered_model(self.model).aliases.values())) if late else set()
+        removed = [version for version in late if version not in named]
+        for version in removed:
+            try:
+                self.client.delete_model_version(self.model, version)
+            except Exception as error:
+                if error_code(error) not in ABSENT:  # done, and the reply was lost
+                    raise
+        return removed
 
     def _ensure_model(self) -> None:
         try:

@@ -41,6 +41,7 @@ FINAL = REFUSED | NO_ACCESS | {"RESOURCE_DOES_NOT_EXIST"}  # answers: asking aga
 LOCKED_S = 10.0  # to wait for a local database that another process has locked
 _connecting = threading.RLock()
 _creating = threading.RLock()  # search-then-create is one act in this process
+_known: dict[tuple[str, str], str] = {}  # experiment, key -> the run that this process writes to
 
 
 def local_root(storage: str) -> Path | None:
@@ -298,10 +299,27 @@ def find_run(client: Patient, experiment_id: str, key: str) -> str | None:
     quoted = key.replace("'", "")
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", order_by=order)
-    ids = [_given(run.info.run_id) for run in found]
-    for extra in ids[1:]:
-        client.delete_run(extra)
-    return ids[0] if ids else None
+    told = {_given(run.info.run_id): _told(run) for run in found}
+    if not told:
+        return None
+    known = _known.get((experiment_id, key), "")
+    ours = known if known in told else max(told, key=lambda run: told[run])
+    for other in told.keys() - {ours}:
+        if ours == known or told[other] < told[ours]:  # else another process may have chosen that one; later it shows
+            client.delete_run(other)
+    return ours
+
+
+def _told(run: Any) -> int:
+    """How much has been said of a run."""
+    return len(run.data.params) + len(run.data.metrics) + len(run.data.tags)
+
+
+def remove_late(client: Patient, experiment_id: str) -> None:
+    """Remove the runs of requests that were done long after we gave them up: nobody ends them, and another has their key."""
+    found = client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    for key in sorted({run.data.tags.get(KEY_TAG, "") for run in found} - {""}):
+        find_run(client, experiment_id, key)
 
 
 def ensure_run(
@@ -328,7 +346,9 @@ def ensure_run(
         return _given(run.info.run_id)
 
     with _creating:
-        return client.settled(lambda: find_run(client, experiment_id, key), create)
+        run = client.settled(lambda: find_run(client, experiment_id, key), create)
+        _known[experiment_id, key] = run
+        return run
 
 
 def upload(client: Patient, run: str, file: Path, folder: str | None) -> None:

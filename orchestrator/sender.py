@@ -129,6 +129,7 @@ class Delivery:
             client = self._patient = registry.Patient(registry.connect(self.uri), PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
+            registry.remove_late(client, self._experiment)
             self._client = client
         return self._client
 
@@ -162,7 +163,13 @@ class Delivery:
 
     def _end(self, key: str, entry: Entry) -> None:
         status, at = entry["status"], entry["time"]
-        self._tell(f"end of {key}", lambda client, run: client.end_run(run, status, at), key)
+
+        def ended(client: Patient, run: str) -> None:
+            client.end_run(run, status, at)
+            if "/" not in key:  # everything else has been told
+                registry.remove_late(client, self._experiment)
+
+        self._tell(f"end of {key}", ended, key)
 
     # --- telling ---------------------------------------------------------------------------------------------------
 

@@ -149,11 +149,13 @@ class Register(Stage):
             run = _mlflow_run(client, uri, context)
             source = _uploaded(client, run, directory)
         with locked(client, self.model) as still_ours:
+            versions.tidy()
             version = versions.find(model.digest)
             if version is None:
                 described = self.description or _description(context, model)
                 tags = {recipes.TAG: recipe} if recipe else {}
                 version = versions.create(model.digest, source, run, described, tags)
+                versions.tidy()
             versions.keep_scores(version, scores)
             versions.tag(version, {"run_id": context.run_id, "pipeline": context.pipeline, **self.tags})
             findings, promoted = self._promote(versions, version, scores, still_ours)

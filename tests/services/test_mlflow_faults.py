@@ -23,7 +23,7 @@ import pytest
 import orchestrator
 from orchestrator.errors import Unavailable
 from orchestrator.execute import Options, execute
-from orchestrator.registry import connect
+from orchestrator.registry import KEY_TAG, connect
 from orchestrator.spool import Spool
 from orchestrator.stages import register
 from orchestrator.stages.register import Register
@@ -271,6 +271,74 @@ def test_registration_where_calls_fail_by_turns_makes_one_version(
     assert keys == {"shaky-1", "shaky-1/register"}
     assert [model.name for model in connect(uri).search_registered_models()] == ["shaky"]
     assert shaky.count > 20
+
+
+class Late:
+    """A client whose first creations are done when nobody waits for them any more: the call fails, `do` does it."""
+
+    def __init__(self, client: Any, *names: str) -> None:
+        self._client, self._names, self.late = client, list(names), list[Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return functools.partial(self._delay, method) if name in self._names else method
+
+    def _delay(self, method: Any, *args: Any, **options: Any) -> Any:
+        self._names.remove(method.__name__)
+        self.late.append(functools.partial(method, *args, **options))
+        raise ConnectionError("timed out")
+
+    def do(self) -> None:
+        while self.late:
+            self.late.pop()()
+
+
+def test_a_version_made_long_after_its_request_was_given_up_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    late = Late(connect(uri), "create_model_version")
+    (tmp_path / "3").mkdir()
+    monkeypatch.setattr("orchestrator.registry.connect", lambda uri: late)
+    at = given(tmp_path, uri, 0, 12.0, run_id="late-1")
+    registering(at, "late")
+    late.do()
+    assert versions(uri, "late") == ["1", "2"]
+    connect(uri).set_registered_model_alias("late", "mine", "2")  # it is somebody's now
+    (again,) = registering(replace(at, run_id="late-2", scratch=tmp_path), "late")
+    assert versions(uri, "late") == ["1", "2"]
+    connect(uri).delete_registered_model_alias("late", "mine")
+    (again,) = registering(replace(at, run_id="late-3", scratch=tmp_path / "3"), "late")
+    assert versions(uri, "late") == ["1"] == [again["version"]]
+    assert champion(uri, "late") == "1"
+
+
+def test_a_run_made_long_after_its_request_was_given_up_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    late = Late(connect(uri), "create_run", "create_run")
+    monkeypatch.setattr("orchestrator.registry.connect", lambda uri: late)
+    run = Tracker.open(str(tmp_path), uri).start_run("late", "late-1")
+    stage = run.child("train")
+    stage.metrics({"loss": 1.0}, step=1)
+    until(lambda: len(late.late) == 2)
+    late.do()
+    stage.metrics({"loss": 2.0}, step=2)
+    stage.end()
+    run.end()
+    assert run.close(30.0) == 0
+    found = connect(uri).search_runs([connect(uri).get_experiment_by_name("late").experiment_id])
+    assert sorted(one.data.tags[KEY_TAG] for one in found) == ["late-1", "late-1/train"]
+    assert {one.info.status for one in found} == {"FINISHED"}
+    assert history(uri, runs_of(uri, "late")["late-1/train"], "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def until(true: Any, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.long
