@@ -253,8 +253,10 @@ class Shaky:
         return answer
 
 
-@pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize(
+    ("every", "done"),
+    [(2, False), (3, True), *(pytest.param(*other, marks=pytest.mark.long) for other in ((2, True), (3, False)))],
+)
 def test_registration_where_calls_fail_by_turns_makes_one_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, done: bool
 ) -> None:
