@@ -13,10 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.errors import Unavailable
 from orchestrator.trouble import GO_ON, Outage, Refused, disk_full, is_full, say
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 PATIENCE_S = 60.0  # how long an outage is waited for: $ORCHESTRATOR_STORAGE_PATIENCE_S
@@ -118,6 +122,8 @@ class Patience:
                 self._judge(what, error, size)
                 passed = time.monotonic() - begin
                 left = self._left(kind, passed, attempts)
+                if attempts == 1 and isinstance(error, Untrue):
+                    left = max(left, 1.0)  # it answers: what a server took late, out of a hang, is written over
                 if left <= 0:
                     if passed >= patience_s() or self.stopping():  # else only this thread was in a hurry
                         self._given_up.add(kind)
@@ -205,24 +211,53 @@ class Patience:
         return f"{type(error).__name__}: {self._clean(error)}"
 
 
-_thread = threading.local()
+class _Call:
+    """One attempt: whether somebody still waits for it, and the asynchronous tasks that it began."""
+
+    def __init__(self) -> None:
+        self.abandoned = threading.Event()
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    def abandon(self) -> None:
+        """What goes on ends, with its connection; what it would begin later never starts."""
+        self.abandoned.set()
+        for task in list(self.tasks):
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+
+_call: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
 def wanted() -> None:
     """Raises Hung in a call that nobody waits for any longer: it must not change the storage late."""
-    abandoned = getattr(_thread, "abandoned", None)
-    if abandoned is not None and abandoned.is_set():
+    call = _call.get()
+    if call is not None and call.abandoned.is_set():
         raise Hung("its deadline")
+
+
+def cancellable(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this loop's tasks end with the call that began them: a library would try an abandoned request again, later."""
+    import asyncio
+
+    def task_of(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **more)
+        if (call := _call.get()) is not None:  # the context comes along from the thread that made the call
+            call.tasks.append(task)
+            if call.abandoned.is_set():
+                task.cancel()
+        return task
+
+    loop.set_task_factory(task_of)
 
 
 def within(deadline_s: float, operation: Callable[[], T], moved: Callable[[], int] | None = None) -> T:
     """The operation's result; Hung when there is none within the deadline, which starts anew as `moved` grows."""
     answer: list[T] = []
     failure: list[Exception] = []
-    abandoned = threading.Event()
+    call = _Call()
 
     def work() -> None:
-        _thread.abandoned = abandoned
+        _call.set(call)
         try:
             answer.append(operation())
         except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
@@ -234,7 +269,7 @@ def within(deadline_s: float, operation: Callable[[], T], moved: Callable[[], in
     thread.join(deadline_s)
     while thread.is_alive():
         if moved is None or (now := moved()) <= seen:
-            abandoned.set()
+            call.abandon()
             raise Hung(f"{deadline_s:.0f} s")
         seen = now
         thread.join(deadline_s)
@@ -243,4 +278,4 @@ def within(deadline_s: float, operation: Callable[[], T], moved: Callable[[], in
     return answer[0]
 
 
-__all__ = ["Hung", "Patience", "Untrue", "patience_s", "twice", "wanted", "within"]
+__all__ = ["Hung", "Patience", "Untrue", "cancellable", "patience_s", "twice", "wanted", "within"]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from orchestrator.backends import Backend, backend
 from orchestrator.errors import Unavailable
 from orchestrator.files import SWEEP_AFTER_S, Files, redact, seen, size_of
-from orchestrator.patience import Patience, Untrue, wanted
+from orchestrator.patience import Patience, Untrue, cancellable, wanted
 from orchestrator.trouble import disk_full, is_full
 
 T = TypeVar("T")
@@ -36,7 +36,10 @@ class RemoteFiles(Files):
 
         scheme = self.url.split("://", 1)[0]
         options: dict[str, Any] = {**self._options, "skip_instance_cache": scheme != "memory"}
-        if scheme in ("s3", "s3a"):  # two tries of each request end before our own deadline; we repeat the rest
+        if scheme in (
+            "s3",
+            "s3a",
+        ):  # two tries of a request end before our own deadline, and with the call
             config = {"connect_timeout": 3, "read_timeout": 7, "retries": {"total_max_attempts": 2}}
             options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
             options["use_listings_cache"] = False
@@ -50,6 +53,8 @@ class RemoteFiles(Files):
             raise Unavailable(f"storage {self.url}: {type(error).__name__}: {self._clean(error)}") from error
         if scheme in ("s3", "s3a"):
             filesystem.retries = 1
+        if filesystem.async_impl and filesystem.loop is not None:
+            cancellable(filesystem.loop)
         return filesystem, root.rstrip("/")
 
     def _tell(self, line: str) -> None:

