@@ -45,7 +45,7 @@ class LoadedRun:
         """Metric -> value, values and protocol; {} when this model was not evaluated."""
         for _, artifact in self.run.artifacts("scores"):
             if artifact.metadata.get("model", self.model.digest) == self.model.digest:
-                return dict(artifact.metadata["scores"])
+                return dict(artifact.metadata.get("scores", {}))
         return {}
 
     @property

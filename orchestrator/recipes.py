@@ -60,7 +60,7 @@ def write(
         "target": target,
         "stages": stages,
         "model": {"artifact": model.digest, "files": {name: ref.digest for name, ref in model.files.items()}},
-        "scores": scores.metadata["scores"] if scores is not None else {},
+        "scores": scores.metadata.get("scores", {}) if scores is not None else {},
         "machine": machine(),
     }
     body = canonical(recipe)

@@ -36,10 +36,8 @@ class RemoteFiles(Files):
 
         scheme = self.url.split("://", 1)[0]
         options: dict[str, Any] = {**self._options, "skip_instance_cache": scheme != "memory"}
-        if scheme in (
-            "s3",
-            "s3a",
-        ):  # two tries of a request end before our own deadline, and with the call
+        if scheme in ("s3", "s3a"):
+            # Two tries of a request end before our own deadline, and with the call. We repeat the rest.
             config = {"connect_timeout": 3, "read_timeout": 7, "retries": {"total_max_attempts": 2}}
             options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
             options["use_listings_cache"] = False

@@ -86,12 +86,18 @@ def _artifacts(stage: StageRecord, store: ArtifactStore) -> dict[str, Artifact]:
     return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 
+UNTOLD = (LookupError, TypeError, ValueError, AttributeError)  # of facts that a plugin tells in another form, or not
+
+
 def _sections(stage: StageRecord, made: Mapping[str, Artifact], store: ArtifactStore) -> Iterable[Section]:
     for name in stage.outputs:
         try:
             one = section(stage.stage, made[name], store) if name in made else None
         except IntegrityError as error:
             one = Section(stage.stage, stage.stage, blocks=[{"kind": "text", "text": str(error)}])
+        except UNTOLD as error:
+            text = f"{name} is a {made[name].kind} that does not tell what this report shows of one: {error!r}"
+            one = Section(stage.stage, stage.stage, blocks=[{"kind": "text", "text": text}])
         if one is not None:
             one.anchor = f"{stage.stage}-{name}"
             yield one
@@ -153,7 +159,8 @@ def _tiles(record: RunRecord, artifacts: Sequence[Artifact]) -> list[dict[str, s
     ]
     for artifact in artifacts:
         if artifact.kind == "scores":
-            values = [(name, v) for name, v in (artifact.metadata.get("values") or {}).items() if "." not in name]
+            told = artifact.metadata.get("values")
+            values = [(name, v) for name, v in (told if isinstance(told, dict) else {}).items() if "." not in name]
             tiles += [{"name": name.replace("_", " "), "value": text_of(v), "note": ""} for name, v in values[:4]]
         if artifact.kind == "registration":
             facts = artifact.metadata

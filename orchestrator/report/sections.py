@@ -211,7 +211,7 @@ def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
     )
     names = ("metric", "score", "value", "better", "further values", "protocol")
     columns = [{"name": name, "numeric": name == "value"} for name in names]
-    rows = [{"marked": False, "cells": _score(metric, score)} for metric, score in facts["scores"].items()]
+    rows = [{"marked": False, "cells": _score(metric, score)} for metric, score in facts.get("scores", {}).items()]
     made.blocks.append({"kind": "table", "sortable": False, "columns": columns, "rows": rows})
     images = _images(artifact, store)
     if images:
@@ -221,11 +221,13 @@ def _scores(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
 
 def _score(metric: str, score: Mapping[str, Any]) -> list[Cell]:
     """A metric's row: its primary value and what is better, the other values, and how all were measured."""
-    values, primary = dict(score["values"]), score.get("primary")
+    values, primary = dict(score.get("values", {})), score.get("primary")
     main = values.pop(primary, score.get("value"))
     better = {"minimize": "lower", "maximize": "higher"}.get(score.get("direction", ""), "")
     further = ", ".join(f"{name} {text_of(value)}" for name, value in values.items())
-    protocol = ", ".join(f"{name} {text_of(value)}" for name, value in score["protocol"].items() if name != "metric")
+    protocol = ", ".join(
+        f"{name} {text_of(value)}" for name, value in score.get("protocol", {}).items() if name != "metric"
+    )
     return [_cell(one) for one in (metric, primary, main, better, further, protocol)]
 
 

@@ -93,7 +93,9 @@ class Register(Stage):
             return {}
         if artifact.metadata.get("model", model.digest) != model.digest:
             raise BadInput("the scores are those of another model", hint="connect the evaluation of this model")
-        scores: gate.Scores = artifact.metadata["scores"]
+        scores: gate.Scores | None = artifact.metadata.get("scores")
+        if scores is None:
+            raise BadInput("the scores tell no metric", hint="connect an `evaluate` stage")
         return scores
 
     def _recipe(self, context: Context, model: Artifact, directory: Path) -> str:

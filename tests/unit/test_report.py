@@ -203,6 +203,21 @@ def test_damaged_bytes_are_told(store: ArtifactStore) -> None:
     assert told
 
 
+@pytest.mark.parametrize("odd", [None, 3, "text", ["a list"], {"a": "table"}])
+def test_artifacts_that_tell_something_else_are_shown_as_far_as_possible(store: ArtifactStore, odd: object) -> None:
+    """Those of somebody else's stages, say: no fact that a section shows need be there, or be of the kind it expects."""
+    record = runs.read(store, fabricate(store)).record
+    for stage in record.stages:
+        for name, digest in stage.outputs.items():
+            found = store.get(digest)
+            facts = {} if odd is None else dict.fromkeys((*found.metadata, "values"), odd)
+            stage.outputs[name] = store.put(found.kind, {"a": b"a"}, facts).digest
+    runs.Diary(store, record).save()
+    text = Path(report.build(store, record.run_id)).read_text("utf-8")
+    assert 'id="search-search"' in text
+    assert "does not tell what this report shows" in text
+
+
 def test_unknown_run(store: ArtifactStore) -> None:
     with pytest.raises(BadInput, match="no run"):
         report.build(store, "digits-20261122-010203-0000")
