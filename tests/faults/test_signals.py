@@ -11,6 +11,7 @@ import pytest
 from tests.faults.command import SPEC, Command
 
 WITHIN_S = 25.0
+TWO = SPEC.replace("uses: train\n", "uses: train\n    scale: {num_workers: 2}\n")
 
 
 def test_waiting_for_the_lease_ends_at_once_with_the_command_that_goes_on(tmp_path: Path) -> None:
@@ -33,9 +34,9 @@ def test_waiting_for_the_lease_ends_at_once_with_the_command_that_goes_on(tmp_pa
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("phase", ["gcs_server", "ray::_worker", "training"])
+@pytest.mark.parametrize("phase", ["gcs_server", "ray::RayTrainWorker", "training"])
 def test_the_first_signal_saves_and_leaves_nothing_behind(tmp_path: Path, number: int, phase: str) -> None:
-    with Command(tmp_path, steps=1_000_000, arguments=("--jobs", "2")) as command:
+    with Command(tmp_path, steps=1_000_000, arguments=("--jobs", "2"), spec=TWO) as command:
         command.until(lambda: command.checkpoints if phase == "training" else command.named(phase))
         before = command.checkpoints
         command.send(number)
