@@ -200,6 +200,7 @@ def outputs(one: Round) -> dict[str, dict[str, str]]:
     return {stage: commit["outputs"] for stage, commit in one.commits.items() if stage != "register"}
 
 
+@pytest.mark.timeout(600 + 180 * KILLS)
 def test_killed_at_random_a_pipeline_ends_as_if_it_had_not_been(tmp_path_factory: pytest.TempPathFactory) -> None:
     expected = undisturbed(tmp_path_factory.mktemp("straight"))
     chance, done, number = random.Random(SEED), 0, 0
