@@ -23,7 +23,7 @@ SCORE_TAG = "orchestrator.score."
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 LOCK_WAIT_S = 120.0
 LOCK_STALE_S = 60.0  # a lock that stays this long in the same hands was left by a dead process: its work takes seconds
-LOCK_OLD_S = 86_400.0  # and one this old by its own clock, which may be wrong, need not be watched
+BREAKER_OLD_S = 86_400.0  # and what was made to break one, and is this old by its maker's clock
 
 
 class Versions:
@@ -195,7 +195,7 @@ class _Lock:
             owner = found.get("owner", "")
             if owner != seen:
                 seen, seen_since = owner, now
-            if now - seen_since > LOCK_STALE_S or _dead(found):
+            if now - seen_since > LOCK_STALE_S or _fate(found) == "dead":
                 self._break(owner)
             elif now - start > wait_s:
                 raise Unavailable(
@@ -209,7 +209,7 @@ class _Lock:
         breaker = _Lock(self.client, self.model, uuid.uuid4().hex, f"{self.name}.{owner[:12] or 'unknown'}")
         if not breaker.try_create():
             left = breaker.tags()  # a breaker may die as well
-            if left is not None and _dead(left):
+            if left is not None and _left_behind(left):
                 self.client.delete_registered_model(breaker.name)
             return
         try:
@@ -220,12 +220,18 @@ class _Lock:
             breaker.remove()
 
 
-def _dead(tags: Mapping[str, str]) -> bool:
-    """Whether a lock's owner is known to be dead: a process of this machine that is gone, or a lock of long ago."""
+def _fate(tags: Mapping[str, str]) -> str:
+    """Of a lock's owner. Only a process of this machine is known to be dead; others are watched: clocks may differ."""
     with suppress(KeyError, TypeError, ValueError):
-        fate = Owner.from_json(json.loads(tags["process"])).fate
-        if fate != "unknown":
-            return fate == "dead"
+        return Owner.from_json(json.loads(tags["process"])).fate
+    return "unknown"
+
+
+def _left_behind(breaker: Mapping[str, str]) -> bool:
+    """Whether a breaker's maker died: known here, by its age elsewhere. A clock that is wrong by a day does no harm: who
+    breaks a lock looks once more whose it is."""
+    if (fate := _fate(breaker)) != "unknown":
+        return fate == "dead"
     with suppress(ValueError):
-        return time.time() - float(tags.get("since", 0)) > LOCK_OLD_S
+        return time.time() - float(breaker.get("since", 0)) > BREAKER_OLD_S
     return True

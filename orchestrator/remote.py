@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -171,10 +170,19 @@ class RemoteFiles(Files):
         self._call("read", get, moved=moved).replace(target)
 
     def sweep(self) -> None:
-        for name in self.names("tmp"):
-            with contextlib.suppress(ValueError):
-                if time.time() - int(name.split("-", 1)[0], 16) > SWEEP_AFTER_S:
-                    self.remove(f"tmp/{name}")
+        found = self.names("tmp")
+        if not found:
+            return
+        clock = f"tmp/clock-{secrets.token_hex(8)}"  # what the storage's own clock says now: ours may differ
+        try:
+            self.write(clock, b"now")
+            now = self.written(clock)
+        finally:
+            self.remove(clock)
+        for name in found:
+            written = self.written(f"tmp/{name}")
+            if now is not None and written is not None and now - written > SWEEP_AFTER_S:
+                self.remove(f"tmp/{name}")
 
     def _clean(self, error: object) -> str:
         return redact(" ".join(str(error).split())[:300], self._secrets)

@@ -438,3 +438,20 @@ def test_checkpoints_survive_faults_of_reading_and_writing(protocol: str, tmp_pa
             assert found is not None
             assert found[0] == step
             assert found[1]["state"].read_bytes() == bytes([step]) * 5000
+
+
+def test_what_killed_writers_left_is_swept_by_the_storage_s_own_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer's clock and ours may differ from it by years: fresh files of a living writer stay."""
+    from tests.faults import disk
+
+    disk.register()
+    files = open_files(f"disk://{tmp_path}")
+    for name in ("1-fresh", "ffffffff-old"):  # as clocks of 1970 and of 2106 name them
+        files.write(f"tmp/{name}", b"left")
+    now = time.time()
+    os.utime(tmp_path / "tmp" / "ffffffff-old", (now - 90_000, now - 90_000))
+    monkeypatch.setattr(time, "time", lambda: now + 10 * 365 * 86_400)
+    files.sweep()
+    assert files.names("tmp") == ["1-fresh"]
