@@ -43,6 +43,7 @@ def trials(store: ArtifactStore, search: Artifact) -> Any:
     return json.loads(store.read(search, "trials.json"))["trials"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_trial_is_run_again_and_nothing_differs(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "store"))
