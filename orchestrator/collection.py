@@ -29,7 +29,7 @@ CHECK_EVERY_S = 1.0  # that we still are the one who sweeps
 
 
 def survey(store: ArtifactStore, wish: Wish) -> Findings:
-    """What a sweep would remove. Changes nothing. Raises BadInput, Unavailable."""
+    """What a sweep would remove. Changes nothing, so ages go by this machine's clock. Raises BadInput, Unavailable."""
     return Survey(store, wish, time.time()).findings()
 
 

@@ -23,6 +23,7 @@ def status(run: Run, *, watch_s: float = WATCH_S) -> str:
 
 def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
     """As `status`, for several runs: those held on other hosts are watched together, `watch_s` seconds at most."""
+    recorded = {run.run_id: run.record.status for run in found}
     lives: dict[str, bool] = {}
     logs: dict[str, Log] = {}
     elsewhere: dict[str, tuple[Log, Owner, int | None]] = {}
@@ -31,7 +32,10 @@ def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
             continue
         log = logs.setdefault(run.pipeline, Log(run.store.files, run.pipeline))
         owner = log.state().lease
-        if owner is None or owner.run != run.run_id or owner.fate != "unknown":
+        if "exit_code" in (known := log.state().runs.get(run.run_id, {})):
+            # It ended, and its record is an earlier one: what a storage took late, out of a hang. The log is append-only.
+            recorded[run.run_id] = str(known["status"])
+        elif owner is None or owner.run != run.run_id or owner.fate != "unknown":
             lives[run.run_id] = owner is not None and owner.run == run.run_id and owner.fate != "dead"
         else:
             elsewhere[run.run_id] = (log, owner, log.beat(owner.epoch))
@@ -43,7 +47,6 @@ def statuses(found: Sequence[Run], *, watch_s: float = WATCH_S) -> list[str]:
             if seen is not None and seen != (count or 0):
                 lives[run_id] = log.state().lease == owner
                 del elsewhere[run_id]
-    recorded = {run.run_id: run.record.status for run in found}
     return [
         recorded[run.run_id]
         if recorded[run.run_id] != "running"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import orchestrator
-from orchestrator import checkpoints, events, patience, runs, trouble
+from orchestrator import checkpoints, events, patience, runs, standing, trouble
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import OrchestratorError, Unavailable
@@ -455,3 +455,13 @@ def test_what_killed_writers_left_is_swept_by_the_storage_s_own_clock(
     monkeypatch.setattr(time, "time", lambda: now + 10 * 365 * 86_400)
     files.sweep()
     assert files.names("tmp") == ["1-fresh"]
+
+
+def test_an_earlier_record_that_a_storage_took_late_hides_no_end(tmp_path: Path) -> None:
+    ended = run(tmp_path, str(tmp_path / "s"))
+    assert ended.record.status == "succeeded"
+    store = ArtifactStore(str(tmp_path / "s"))
+    late = {**ended.record.to_json(), "status": "running", "exit_code": None}
+    store.files.write(f"runs/{ended.run_id}/run.json", sealed(late))
+    found = runs.read(store, ended.run_id)
+    assert (found.record.status, standing.status(found)) == ("running", "succeeded")
