@@ -228,12 +228,16 @@ class Patient:
             found = find()
             if found is not None:
                 return found
-            for _ in range(next(attempts) % 3):  # where each second or third request fails, it would always be ours
-                with suppress(Exception):
-                    self._client.search_experiments(max_results=1)
+            self.shift(next(attempts))
             return create()
 
         return self.again(once)
+
+    def shift(self, attempt: int) -> None:
+        """Some requests for nothing: where each second or third one fails, it would always be ours."""
+        for _ in range(attempt % 3):
+            with suppress(Exception):
+                self._client.search_experiments(max_results=1)
 
 
 def brief(error: BaseException) -> str:
@@ -357,9 +361,10 @@ def upload(client: Patient, run: str, file: Path, folder: str | None) -> None:
     Raises MlflowException or OSError.
     """
 
-    place = client.files_of(run)
+    place, attempts = client.files_of(run), itertools.count()
 
     def stored() -> None:
+        client.shift(next(attempts))
         client.again(place.log_artifact, str(file), folder)
         there = {item.path: item.file_size for item in client.again(place.list_artifacts, folder)}
         size = there.get(f"{folder}/{file.name}" if folder else file.name, -1)
