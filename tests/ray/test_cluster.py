@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from orchestrator.cluster import Cluster, Resources, check_local, local_resources
-from orchestrator.errors import BadInput, Unavailable
+from orchestrator.errors import Unavailable
 from orchestrator.stage import Scale
 
 
@@ -38,20 +38,37 @@ def test_resources_in_words() -> None:
     assert str(Resources(4, 2)) == "4 CPUs and 2 GPUs"
 
 
+def starting(address: str) -> tuple[str, float]:
+    """What joining a cluster says, and its seconds, in a process that has no Ray yet (this one shares its own)."""
+    code = f"""
+        import time
+        from orchestrator.cluster import Cluster
+        started = time.monotonic()
+        try:
+            Cluster({address!r}).start()
+        except Exception as error:
+            print(type(error).__name__, error)
+        print(time.monotonic() - started)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    said, seconds = told.stdout.rstrip().rsplit("\n", 1)
+    return said, float(seconds)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "ray://no-such-host.invalid:10001"])
 def test_nothing_at_the_address_is_told_at_once(address: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = time.monotonic()
-    with pytest.raises(Unavailable, match="no Ray cluster at"):
-        Cluster(address.format(port=port)).start()
-    assert time.monotonic() - started < 10
+    said, seconds = starting(address.format(port=port))
+    assert said.startswith("Unavailable no Ray cluster at")
+    assert seconds < 10
 
 
 def test_a_word_is_no_address() -> None:
-    with pytest.raises(BadInput, match="no Ray address"):
-        Cluster("head:port").start()
+    said, _ = starting("head:port")
+    assert said.startswith("BadInput")
+    assert "no Ray address" in said
 
 
 @pytest.mark.usefixtures("ray_cluster")
