@@ -95,6 +95,7 @@ def group(tmp_path: Path, ear: Ear, function: Any = count, total: int = 60, **mo
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_killed_and_the_stopped_are_told_by_rank_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
