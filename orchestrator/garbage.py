@@ -126,7 +126,9 @@ class Survey:
         for run_id, record in self.reach.dropped.items():
             self.doomed_artifacts |= {digest for stage in record.stages for digest in stage.outputs.values()}
             folder = f"runs/{run_id}"
-            self._add("runs", run_id, f"{folder}/run.json", folder, size=self._size(*self._below(folder)))
+            # Events first: without them a folder that lost its record is a left-over, with them it is damage.
+            paths = (f"{folder}/events.jsonl", f"{folder}/run.json", folder)
+            self._add("runs", run_id, *paths, size=self._size(*self._below(folder)))
         for name in self.files.names("runs"):  # a run killed before its first record, a removal that was cut off
             if name not in self.reach.runs and name not in self.reach.dropped:
                 inside = self._below(f"runs/{name}")
