@@ -90,7 +90,7 @@ class _Inspector:
         self.entries: dict[str, Entry | None] = {}  # by key
         self.artifacts: dict[str, Artifact | None] = {}  # by digest
         self.sizes: dict[str, int] = {}  # of the blobs that a manifest names
-        self.commits: list[Entry] = []  # of every pipeline's log
+        self.commits: list[Entry] = []  # of every pipeline's log, but for those of a run that holds it
         self.roots: set[str] = set()  # artifacts that an entry, a commit or a run names
 
     def run(self) -> Inspection:
@@ -265,8 +265,10 @@ class _Inspector:
             )
         for commit in {**(head.commits if head else {}), **state.commits}.values():
             with suppress(*MALFORMED):
-                self.commits.append(Entry.from_json(commit))
-                self.roots |= set(self.commits[-1].outputs.values())
+                entry = Entry.from_json(commit)
+                self.roots |= set(entry.outputs.values())
+                if not (state.lease and state.lease.run == entry.run and state.lease.fate != "dead"):
+                    self.commits.append(entry)  # a running pipeline shares what it commits a moment later
 
     def _pulse(self, folder: str) -> None:
         for name in self.files.names(f"{folder}/beat"):
