@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from orchestrator.board import Event, Pen, ask, pin_up
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.cluster import RayDied
 from orchestrator.errors import BadInput, Interrupted, Unavailable
-from orchestrator.search import Conductor, Outcome, Segment
+from orchestrator.search import Conductor, Key, Outcome, Segment
 from orchestrator.space import Space, flat
 from orchestrator.stage import Context, Scale
 
@@ -90,7 +90,15 @@ def attempt(
         place = f" ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
         outcome = Outcome(None, 0.0, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}")
     outcome = replace(outcome, seconds=time.monotonic() - started)
-    tell({"event": "rung", "trial": segment.index, "until": segment.until, "outcome": outcome.to_json()})
+    tell(
+        {
+            "event": "rung",
+            "trial": segment.index,
+            "replicate": segment.replicate,
+            "until": segment.until,
+            "outcome": outcome.to_json(),
+        }
+    )
     return outcome.to_json()
 
 
@@ -170,7 +178,7 @@ class Ledger:
         self._planned = planned_steps
         self._steps: dict[int, int] = {}
         self._children: dict[int, Any] = {}
-        self.known: dict[tuple[int, int], Outcome] = {}
+        self.known: dict[Key, Outcome] = {}
         self._resume()
 
     def _resume(self) -> None:
@@ -179,14 +187,14 @@ class Ledger:
         if found is None:
             return
         for line in json.loads(found[1]["outcomes.json"].read_text()):
-            self.known[line["trial"], line["until"]] = Outcome(**line["outcome"])
+            self.known[line["trial"], line.get("replicate", 0), line["until"]] = Outcome(**line["outcome"])
             self._steps[line["trial"]] = max(self._steps.get(line["trial"], 0), line["until"])
         self._context.progress.say(f"the search goes on: {len(self.known)} scores are known")
 
     def hear(self, event: Event) -> None:
         index = event["trial"]
         if event["event"] == "rung":
-            self.record(Segment(index, event["until"]), Outcome(**event["outcome"]))
+            self.record(Segment(index, event["until"], event.get("replicate", 0)), Outcome(**event["outcome"]))
         else:
             self._steps[index] = max(self._steps.get(index, 0), event["step"])
             if event["event"] == "step":
@@ -197,10 +205,10 @@ class Ledger:
 
     def record(self, segment: Segment, outcome: Outcome) -> None:
         """Keep an outcome, in the store before anything follows from it."""
-        self.known[segment.index, segment.until] = outcome
+        self.known[segment.key] = outcome
         lines = [
-            {"trial": index, "until": until, "outcome": known.to_json()}
-            for (index, until), known in sorted(self.known.items())
+            {"trial": index, "replicate": replicate, "until": until, "outcome": known.to_json()}
+            for (index, replicate, until), known in sorted(self.known.items())
         ]
         self._saved += 1
         self._context.checkpoints.save(self._saved, {"outcomes.json": json.dumps(lines).encode()})
@@ -212,7 +220,7 @@ class Ledger:
 
     def close(self) -> None:
         for index, child in self._children.items():
-            failed = any(o.score is None for (i, _), o in self.known.items() if i == index)
+            failed = any(o.score is None for (i, _, _), o in self.known.items() if i == index)
             child.end("FAILED" if failed else "FINISHED")
 
     def _child(self, index: int) -> Any:
@@ -290,7 +298,7 @@ def _run_on_ray(
     if why := context.cluster.died():
         raise RayDied(why)
     for segment, outcome in ended:  # what the board did not tell: of dead workers, and from before it was itself killed
-        if (segment.index, segment.until) not in ledger.known:
+        if segment.key not in ledger.known:
             ledger.record(segment, outcome)
     if failed:
         raise failed[0]
@@ -359,7 +367,7 @@ def _tune(
             elif "interrupted" in result:
                 self.stopped = True
             else:
-                self._tell(segment, Outcome(**{key: result[key] for key in ("score", "seconds", "status", "error")}))
+                self._tell(segment, Outcome(**{f.name: result[f.name] for f in fields(Outcome)}))
 
         def _tell(self, segment: Segment, outcome: Outcome) -> None:
             self.ended.append((segment, outcome))

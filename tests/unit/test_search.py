@@ -115,7 +115,7 @@ def test_known_outcomes_are_not_run_again_and_give_the_same_end() -> None:
     whole = Conductor(points(8), (25, 50, 100), "asha", "minimize")
     handed = play(whole, score)
     for kept in range(len(handed) + 1):
-        known = {(s.index, s.until): Outcome(score(s), 1.0) for s in handed[:kept]}
+        known = {s.key: Outcome(score(s), 1.0) for s in handed[:kept]}
         again = Conductor(points(8), (25, 50, 100), "asha", "minimize", known=known)
         assert sorted(play(again, score), key=repr) == sorted(handed[kept:], key=repr)
         assert again.trials == whole.trials
