@@ -20,6 +20,7 @@ Path = tuple[str | int, ...]
 Places = tuple[Path, ...]
 
 MOST_SUBSETS = 4096
+Answers = dict[str, int | float]  # by the name that a chooser is asked
 
 
 class Chooser(Protocol):
@@ -52,6 +53,27 @@ class Domain(ABC):
         """Values whose validity stands for all, with their places."""
         return []
 
+    @abstractmethod
+    def recall(self, name: str, value: Any) -> Answers | None:
+        """What a chooser must have answered for `pick` to give this value; None where the domain does not hold it."""
+
+    def moved(self, value: Any, factor: float) -> Any:
+        """A value near another one, for a search that goes on training with it: its multiple, within the domain.
+
+        A listed value moves to a neighbour, down for a factor below 1.
+        """
+        raise TypeError(f"{type(self).__name__} has no order")
+
+    @property
+    def is_real(self) -> bool:
+        """Whether every value is a real number, so that it decides no shape."""
+        return False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether every value is a number."""
+        return False
+
 
 @dataclass(frozen=True)
 class Choice(Domain):
@@ -65,6 +87,24 @@ class Choice(Domain):
 
     def listed(self) -> list[tuple[Any, Places]]:
         return [(value, (("choice", i),)) for i, value in enumerate(self.values)]
+
+    def recall(self, name: str, value: Any) -> Answers | None:
+        alike = [
+            i for i, one in enumerate(self.values) if one == value and isinstance(one, bool) == isinstance(value, bool)
+        ]
+        return {name: alike[0]} if alike else None
+
+    def moved(self, value: Any, factor: float) -> Any:
+        at = self.values.index(value) + (1 if factor > 1 else -1)
+        return self.values[min(max(at, 0), len(self.values) - 1)]
+
+    @property
+    def is_real(self) -> bool:
+        return all(isinstance(value, float) for value in self.values)
+
+    @property
+    def is_number(self) -> bool:
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -100,6 +140,14 @@ class Subsets(Domain):
         chosen = (one for size in sizes for one in itertools.combinations(range(len(self.items)), size))
         return [([self.items[i] for i in one], tuple((*self.place, i) for i in one)) for one in chosen]
 
+    def recall(self, name: str, value: Any) -> Answers | None:
+        if not isinstance(value, list) or not self.least <= len(value) <= self.most:
+            return None
+        inside = [item in value for item in self.items]
+        if [item for item, is_in in zip(self.items, inside, strict=True) if is_in] != value:
+            return None
+        return {f"{name}[{i}]": int(is_in) for i, is_in in enumerate(inside)}
+
 
 @dataclass(frozen=True)
 class Real(Domain):
@@ -115,6 +163,14 @@ class Real(Domain):
     def probes(self) -> list[tuple[Any, Path]]:
         kind = "loguniform" if self.log else "uniform"
         return [(self.low, (kind, 0)), (self.high, (kind, 1))]
+
+    def recall(self, name: str, value: Any) -> Answers | None:
+        return {name: float(value)} if _is_number(value) and self.low <= value <= self.high else None
+
+    def moved(self, value: Any, factor: float) -> float:
+        return min(max(value * factor, self.low), self.high)
+
+    is_real = is_number = True
 
 
 @dataclass(frozen=True)
@@ -133,6 +189,25 @@ class Steps(Domain):
 
     def probes(self) -> list[tuple[Any, Path]]:
         return [(self._value(0), ("quniform", 0)), (self._value(self._last), ("quniform", 1))]
+
+    def recall(self, name: str, value: Any) -> Answers | None:
+        if not _is_number(value):
+            return None
+        k = round((value - self.low) / self.q)
+        return {name: k} if 0 <= k <= self._last and self._value(k) == value else None
+
+    def moved(self, value: Any, factor: float) -> float:
+        before = round((value - self.low) / self.q)
+        after = round((value * factor - self.low) / self.q)
+        least = before + (1 if factor > 1 else -1)
+        after = max(after, least) if factor > 1 else min(after, least)
+        return self._value(min(max(after, 0), self._last))
+
+    is_number = True
+
+    @property
+    def is_real(self) -> bool:
+        return not (isinstance(self.low, int) and isinstance(self.q, int))
 
     @property
     def _last(self) -> int:
@@ -160,6 +235,17 @@ class Int(Domain):
     def probes(self) -> list[tuple[Any, Path]]:
         return [(self.low, ("int", 0)), (self.high, ("int", 1))]
 
+    def recall(self, name: str, value: Any) -> Answers | None:
+        return (
+            {name: value} if isinstance(value, int) and _is_number(value) and self.low <= value <= self.high else None
+        )
+
+    def moved(self, value: Any, factor: float) -> int:
+        after = max(round(value * factor), value + 1) if factor > 1 else min(round(value * factor), value - 1)
+        return min(max(after, self.low), self.high)
+
+    is_number = True
+
 
 @dataclass(frozen=True)
 class Normal(Domain):
@@ -173,6 +259,17 @@ class Normal(Domain):
 
     def probes(self) -> list[tuple[Any, Path]]:
         return [(self.mean, ("normal", 0))]
+
+    def recall(self, name: str, value: Any) -> Answers | None:
+        if not _is_number(value):
+            return None
+        share = NormalDist(self.mean, self.sd).cdf(value)
+        return {name: share} if 1e-6 <= share <= 1 - 1e-6 else None
+
+    def moved(self, value: Any, factor: float) -> float:
+        return float(value * factor)
+
+    is_real = is_number = True
 
 
 @dataclass(frozen=True)
@@ -193,6 +290,17 @@ class Conditional(Domain):
     def pick(self, chooser: Chooser, name: str) -> Any:
         raise TypeError("a conditional is resolved before it is picked from")
 
+    def recall(self, name: str, value: Any) -> Answers | None:
+        raise TypeError("a conditional is resolved before it is recalled from")
+
+    @property
+    def is_real(self) -> bool:
+        return all(domain.is_real for domain in self.cases.values())
+
+    @property
+    def is_number(self) -> bool:
+        return all(domain.is_number for domain in self.cases.values())
+
 
 def names_in(value: Any) -> list[str]:
     """What a case may be called: `wgan_gp`, `{wgan_gp: {…}}`, `[ema, {r1: …}]`, 64, true."""
@@ -201,6 +309,10 @@ def names_in(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for item in value for name in names_in(item)]
     return [{True: "true", False: "false", None: "null"}.get(value, str(value)) if _is_word(value) else str(value)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_word(value: Any) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from orchestrator.domains import Chooser, Conditional, Domain, Path, Places, Subsets, names_in, read_domain
+from orchestrator.domains import Answers, Chooser, Conditional, Domain, Path, Places, Subsets, names_in, read_domain
 from trainers.plugins import Fault
 
 Point = dict[str, Any]  # dotted path -> value
@@ -93,8 +93,41 @@ class Space:
         point: Point = {}
         for path in self.dimensions:
             if found := self._domain(path, point):
-                point[path] = found[1].pick(chooser, path)
+                point[path] = found[1].pick(chooser, _asked(path, found[0]))
         return point
+
+    def recall(self, point: Mapping[str, Any]) -> Answers | None:
+        """What a chooser must have answered for a point; None where it is none of this space."""
+        answers: Answers = {}
+        so_far: Point = {}
+        for path in self.dimensions:
+            if (found := self._domain(path, so_far)) is None:
+                continue
+            if path not in point or (told := found[1].recall(_asked(path, found[0]), point[path])) is None:
+                return None
+            answers |= told
+            so_far[path] = point[path]
+        return answers if len(so_far) == len(point) else None
+
+    def domain(self, path: str, point: Mapping[str, Any]) -> Domain | None:
+        """The domain that holds for a dimension beside a point's values; None where it would do nothing."""
+        found = self._domain(path, point)
+        return found[1] if found else None
+
+    def tunable(self) -> tuple[str, ...]:
+        """Dimensions that may change while a trial trains: numbers that decide neither a shape nor what else is in the space.
+
+        Those of the optimizers, and the real numbers of the variant and of hacks.
+        """
+        decide = {domain.on for domain in self.dimensions.values() if isinstance(domain, Conditional)}
+        found = []
+        for path, domain in self.dimensions.items():
+            key = path.split(".")[0]
+            if path not in decide and (
+                (key == "optimizers" and domain.is_number) or (key in ("variant", "hacks") and domain.is_real)
+            ):
+                found.append(path)
+        return tuple(found)
 
     def valid(self, point: Mapping[str, Any]) -> bool:
         return not self.check(self.apply(point))
@@ -309,6 +342,11 @@ def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain] | None:
         ordered[ready[0]] = domains[ready[0]]
         waiting.remove(ready[0])
     return ordered
+
+
+def _asked(path: str, place: Path) -> str:
+    """The name that a chooser is asked: the cases of a conditional are choices of their own."""
+    return f"{path}?{place[-1]}" if place else path
 
 
 def _order(path: str) -> tuple[int, str]:

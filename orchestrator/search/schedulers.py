@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from statistics import mean, median
 from typing import Literal
 
-from orchestrator.search.trial import Direction, Trial
+from orchestrator.search.objectives import Objective, ranked
+from orchestrator.search.trial import Trial
 
-Scheduler = Literal["asha", "median", "none"]
+Scheduler = Literal["asha", "median", "pbt", "none"]
 
 
 def milestones(scheduler: Scheduler, total: int, grace: int, factor: int) -> tuple[int, ...]:
     """The steps at which trials are scored, ascending; the last is `total`.
 
-    ASHA's grow by `factor` from `grace`; those of the median rule are `grace` apart; without a scheduler there is only the last.
+    ASHA's grow by `factor` from `grace`; those of the median rule and of PBT are `grace` apart; without a scheduler there is
+    only the last.
     """
     if scheduler == "none":
         return (total,)
@@ -26,27 +28,34 @@ def milestones(scheduler: Scheduler, total: int, grace: int, factor: int) -> tup
     return tuple(found)
 
 
-def promoted(scheduler: Scheduler, trials: Sequence[Trial], direction: Direction, factor: int) -> list[Trial]:
+def promoted(
+    scheduler: Scheduler, trials: Sequence[Trial], objectives: Sequence[Objective], factor: int
+) -> list[Trial]:
     """Those of the trials scored at a rung that go on, best first."""
-    sign = 1 if direction == "minimize" else -1
-    ranked = sorted(trials, key=lambda trial: (sign * (trial.score or 0.0), trial.index))
+    order = ranked(trials, objectives)
     if scheduler == "asha":
-        return ranked[: max(1, math.ceil(len(ranked) / factor))]
+        return order[: survivors(len(order), factor)]
     if scheduler == "median":  # a trial's best so far against the median of the others' running means (Vizier's rule)
-        running = {trial.index: mean(sign * score for score in trial.scores.values()) for trial in trials}
-        middle = median(running.values())
-        return [trial for trial in ranked if min(sign * score for score in trial.scores.values()) <= middle]
-    return ranked
+        cost = objectives[0].cost
+        middle = median(mean(map(cost, trial.scores.values())) for trial in trials)
+        return [trial for trial in order if min(map(cost, trial.scores.values())) <= middle]
+    return order
 
 
-def planned_steps(scheduler: Scheduler, rungs: Sequence[int], num_trials: int, factor: int) -> int:
-    """Steps of a whole search, roughly where the scheduler depends on scores."""
+def survivors(count: int, factor: int) -> int:
+    """Of so many trials at one of ASHA's rungs those that go on."""
+    return max(1, math.ceil(count / factor))
+
+
+def planned_steps(scheduler: Scheduler, rungs: Sequence[int], num_trials: int, factor: int, replicates: int = 1) -> int:
+    """Steps of one batch of trials, roughly where the scheduler depends on scores."""
     total, alive, before = 0, num_trials, 0
     for rung in rungs:
         total += alive * (rung - before)
         before = rung
-        alive = max(1, math.ceil(alive / (factor if scheduler == "asha" else 2))) if scheduler != "none" else alive
-    return total
+        if scheduler in ("asha", "median"):
+            alive = survivors(alive, factor if scheduler == "asha" else 2)
+    return total * replicates
 
 
-__all__ = ["Scheduler", "milestones", "planned_steps", "promoted"]
+__all__ = ["Scheduler", "milestones", "planned_steps", "promoted", "survivors"]

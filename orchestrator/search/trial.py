@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import stdev
 from typing import Any, Literal
 
 from orchestrator.space import Point
@@ -52,25 +54,68 @@ class Outcome:
         return asdict(self) | {"values": dict(self.values)}
 
 
+@dataclass(frozen=True)
+class Change:
+    """From `step` on a trial goes on as a copy of another one, `source`, at another point (population based training)."""
+
+    step: int
+    source: int
+    point: Point
+
+
 @dataclass
 class Trial:
-    """One configuration and how it fares: `scores` by step."""
+    """One configuration and how it fares: the mean of its replicates' `values`, one for each objective, by step.
+
+    A replicate that has no score is `lost`: it goes no further and is left out of the mean, and the trial ranks behind every
+    one that lost fewer. A trial that lost all of them has failed: its `status` is theirs where they agree, else failed.
+    """
 
     index: int
-    point: Point
-    scores: dict[int, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    status: str = "waiting"  # then running, and at the end: finished, stopped (not promoted), failed, diverged
+    point: Point  # in force now
+    values: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    status: str = "waiting"  # then running, and at the end: finished, stopped (not promoted), pruned, failed, diverged
     error: str = ""
+    outcomes: dict[int, dict[int, Outcome]] = field(default_factory=dict)  # by step, then replicate
+    lost: dict[int, Outcome] = field(default_factory=dict)  # replicate -> why
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
-        return max(self.scores, default=0)
+        """How far it was scored."""
+        return max(self.values, default=0)
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Of the first objective, by step."""
+        return {step: values[0] for step, values in self.values.items()}
 
     @property
     def score(self) -> float | None:
         """At the last rung that it reached."""
         return self.scores.get(self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Of all its segments; the same in whatever order they ended."""
+        return sum(
+            self.outcomes[step][one].seconds for step in sorted(self.outcomes) for one in sorted(self.outcomes[step])
+        )
+
+    @property
+    def symptoms(self) -> list[str]:
+        """What health monitors saw, each once."""
+        ended = [self.outcomes[step][one] for step in sorted(self.outcomes) for one in sorted(self.outcomes[step])]
+        return list(dict.fromkeys(outcome.symptom for outcome in ended if outcome.symptom))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Half the width of Student's t interval of the mean; None of fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, (1 + level) / 2)) * stdev(values) / math.sqrt(len(values))
 
 
 def training_seed(seed: int, replicate: int) -> int:
@@ -81,4 +126,4 @@ def training_seed(seed: int, replicate: int) -> int:
     return int.from_bytes(digest, "little") % 2**31
 
 
-__all__ = ["Direction", "Key", "Outcome", "Segment", "Trial", "training_seed"]
+__all__ = ["Change", "Direction", "Key", "Outcome", "Segment", "Trial", "interval", "training_seed"]

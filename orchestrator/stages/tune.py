@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
-from orchestrator.search import Conductor, Trial, milestones, planned_steps
+from orchestrator.search import Conductor, Objective, Rules, Trial, milestones, planned_steps
 from orchestrator.space import Point, Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 
@@ -182,7 +182,8 @@ class Tune(Stage):
 
         def conductor() -> Conductor:
             propose = Proposer(self, space, seed, direction).propose
-            return Conductor(propose, rungs, self.scheduler, direction, self.reduction_factor, ledger.known)
+            rules = Rules(rungs, (Objective(name, direction),), self.scheduler, self.reduction_factor)
+            return Conductor(propose, rules, ledger.known)
 
         _trials.run(conductor(), task, space, context, ledger, self.max_concurrent)
         replayed = conductor()  # the decisions once more, from nothing but the scores
