@@ -33,9 +33,10 @@ SAVE_PATIENCE_S = 5.0  # for a storage that does not answer; then the checkpoint
 class StoredCheckpoints:
     """`stage.Checkpoints` over an ArtifactStore. Picklable: Ray workers save through their own copy."""
 
-    def __init__(self, store: ArtifactStore, lineage: str) -> None:
+    def __init__(self, store: ArtifactStore, lineage: str, *, keep: int = KEEP) -> None:
         self.store = store
         self.lineage = lineage
+        self.keep = keep
         self._away = False  # the last checkpoint went into the outbox
 
     @property
@@ -43,7 +44,7 @@ class StoredCheckpoints:
         return f"checkpoints/{self.lineage}"
 
     def save(self, step: int, files: Mapping[str, bytes | Path]) -> None:
-        """Commit a checkpoint (visible only when whole), then drop all but the newest two.
+        """Commit a checkpoint (visible only when whole), then drop all but the newest `keep`.
 
         One that a remote storage does not take now is kept in the outbox. Raises errors.Unavailable where that would not
         help: for a full disk, or where nothing may be written.
@@ -156,9 +157,9 @@ class StoredCheckpoints:
             if copy.name < folder[: folder.index("-")]:
                 shutil.rmtree(copy, ignore_errors=True)
 
-    def _prune(self, keep: int = KEEP) -> None:
+    def _prune(self, keep: int | None = None) -> None:
         """Drop superseded checkpoints, and folders that a killed process left without a manifest."""
-        kept = self.steps()[-keep:]
+        kept = self.steps()[-(keep or self.keep) :]
         oldest = kept[0] if kept else 0
         names = self.store.files.names(self.folder)
         for name in names:  # manifests first: a checkpoint disappears whole

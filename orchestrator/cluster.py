@@ -268,6 +268,11 @@ class Cluster:
         total = ray.cluster_resources()
         return Resources(total.get("CPU", 0), total.get("GPU", 0))
 
+    def room(self, scale: Scale) -> int:
+        """How many such workers the living nodes hold now."""
+        self.start()
+        return _room(scale)
+
     def check(self, scale: Scale, storage: Path | None = None) -> None:
         """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time.
 

@@ -1,7 +1,7 @@
-"""Running the trials of a search: what one does, and Ray Tune (or this process) going through the segments.
+"""Running the trials of a search: Ray Tune, or this process, going through the teams.
 
-A file that is no stage. Each segment (trial 3 up to step 50) is a Tune trial whose actor is reused by the next one; a trial's
-state between two segments is its own committed checkpoint, so it may go on anywhere.
+A file that is no stage. A team (one trial, or several that are trained together) is a Tune trial whose process is reused by
+the next one; a training's state between two rungs is its own committed checkpoint, so it may go on anywhere.
 """
 
 from __future__ import annotations
@@ -11,46 +11,26 @@ import math
 import secrets
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.board import Event, Pen, ask, pin_up
-from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.cluster import RayDied
-from orchestrator.errors import BadInput, Interrupted, Unavailable
-from orchestrator.search import Conductor, Key, Outcome, Segment
-from orchestrator.space import Space, flat
+from orchestrator.errors import Interrupted, Unavailable
+from orchestrator.search import Conductor, Outcome
+from orchestrator.space import Space
 from orchestrator.stage import Context, Scale
-
-if TYPE_CHECKING:
-    from orchestrator.artifacts import Artifact, ArtifactStore
-    from trainers.metric import Reference
+from orchestrator.stages._ledger import Ledger
+from orchestrator.stages._roster import Roster
+from orchestrator.stages._segments import Member, Task, attempt, packed, unpacked
+from orchestrator.stages._teams import Population
 
 STOP_WITHIN_S = 18.0
-DEATHS = 2  # of a trial's worker, before the trial counts as failed
-CLASSIFIER = "classifier.safetensors"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every segment needs; it travels to the actors, the bytes travel through the store."""
-
-    store: ArtifactStore
-    lineage: str
-    dataset: Artifact
-    features: Artifact | None
-    metric: Any
-    eval_samples: int
-    seed: int
-    threads: int
-    gpu: bool
-
-    def checkpoints(self, index: int) -> StoredCheckpoints:
-        """Those of one trial."""
-        return StoredCheckpoints(self.store, f"{self.lineage}.trial-{index}")
+TELL_EVERY_S = 0.25
+SETTINGS = {  # of Tune; its own defaults write files and look around far more often than a search needs
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "{limit}",
+}
 
 
 def lineage_of(context: Context) -> str:
@@ -60,231 +40,62 @@ def lineage_of(context: Context) -> str:
 
 def forget(task: Task, count: int) -> None:
     """Drop the checkpoints of a finished search's trials."""
-    for index in range(count):
-        task.store.files.remove(task.checkpoints(index).folder)
-
-
-# --- one segment --------------------------------------------------------------------------------------------------------
-
-
-def attempt(
-    task: Task, segment: Segment, user: Mapping[str, Any], tell: Callable[[Event], None], stopping: Callable[[], bool]
-) -> dict[str, Any]:
-    """Train a trial up to a step and score it. Every failure of the trial itself becomes an outcome."""
-    from trainers import loop
-
-    started = time.monotonic()
-    outcome = Outcome(None)
-    try:
-        outcome = Outcome(_train_and_score(task, segment, user, tell, stopping))
-        if not math.isfinite(outcome.score or 0.0):
-            outcome = Outcome(None, 0.0, "diverged", "its score is not finite")
-    except loop.Stopped:
-        return {"interrupted": True}
-    except (loop.NotFinite, FloatingPointError) as error:
-        outcome = Outcome(None, 0.0, "diverged", str(error))
-    except Unavailable:
-        raise  # not the trial's fault
-    except Exception as error:  # noqa: BLE001 - whatever a trial does costs that trial only, and is recorded
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f" ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
-        outcome = Outcome(None, 0.0, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}")
-    outcome = replace(outcome, seconds=time.monotonic() - started)
-    tell(
-        {
-            "event": "rung",
-            "trial": segment.index,
-            "replicate": segment.replicate,
-            "until": segment.until,
-            "outcome": outcome.to_json(),
-        }
-    )
-    return outcome.to_json()
-
-
-def _train_and_score(
-    task: Task, segment: Segment, user: Mapping[str, Any], tell: Callable[[Event], None], stopping: Callable[[], bool]
-) -> float:
-    import torch
-
-    from trainers import config, evaluation, loop
-    from trainers.data import Prepared
-    from trainers.generator import Generator
-
-    torch.set_num_threads(task.threads)
-    total = config.resolve(user, facts=task.dataset.metadata).settings.total_steps
-    quiet = {"sample_every": total, "checkpoint_every": max(total, 1)}  # rungs save; pictures are for the winner
-    resolved = config.resolve({**quiet, **user}, facts=task.dataset.metadata)
-
-    def report(event: dict[str, Any]) -> None:
-        tell({"event": "step", "trial": segment.index, "step": event["step"], "metrics": event["metrics"]})
-
-    asked = [False]
-
-    def stop() -> bool:
-        asked[0] = stopping()
-        return asked[0] or training.step >= segment.until
-
-    device = "cuda" if task.gpu else "cpu"
-    training = loop.open_training(
-        resolved,
-        Prepared.open(task.store.directory(task.dataset)),
-        seed=task.seed,
-        checkpoints=task.checkpoints(segment.index),
-        report=report,
-        stop=stop,
-        device=device,
-    )
-    tell({"event": "start", "trial": segment.index, "step": training.step, "user": dict(user)})
-    if training.step < segment.until:
-        try:
-            training.run()
-        except loop.Stopped:
-            if asked[0] and training.step < segment.until:
-                raise
-    generator = Generator.of(training.game)
-    reference = _reference(task, generator.given == "images", device)
-    results = evaluation.score(generator, [task.metric], reference, task.eval_samples, seed=task.seed)
-    return float(next(iter(results.values()))["value"])
-
-
-def _reference(task: Task, other: bool, device: str) -> Reference:
-    features = task.store.open(task.features, CLASSIFIER) if task.features else None
-    return _opened(str(task.store.directory(task.dataset)), str(features or ""), task.dataset.digest, other, device)
-
-
-@lru_cache(maxsize=2)
-def _opened(directory: str, classifier: str, identity: str, other: bool, device: str) -> Reference:
-    """The real samples and their features, once a process."""
-    from pathlib import Path
-
-    from trainers.data import Prepared
-    from trainers.metric import Reference
-
-    data = Prepared.open(Path(directory))
-    return Reference(
-        data, other=other, classifier=Path(classifier) if classifier else None, identity=identity, device=device
-    )
-
-
-# --- what is known so far -----------------------------------------------------------------------------------------------
-
-
-class Ledger:
-    """Outcomes as they come in, kept in the store; and what they look like to progress and tracker."""
-
-    def __init__(self, context: Context, planned_steps: int) -> None:
-        self._context = context
-        self._planned = planned_steps
-        self._steps: dict[int, int] = {}
-        self._children: dict[int, Any] = {}
-        self.known: dict[Key, Outcome] = {}
-        self._resume()
-
-    def _resume(self) -> None:
-        found = self._context.checkpoints.latest()
-        self._saved = found[0] if found else 0
-        if found is None:
-            return
-        for line in json.loads(found[1]["outcomes.json"].read_text()):
-            self.known[line["trial"], line.get("replicate", 0), line["until"]] = Outcome(**line["outcome"])
-            self._steps[line["trial"]] = max(self._steps.get(line["trial"], 0), line["until"])
-        self._context.progress.say(f"the search goes on: {len(self.known)} scores are known")
-
-    def hear(self, event: Event) -> None:
-        index = event["trial"]
-        if event["event"] == "rung":
-            self.record(Segment(index, event["until"], event.get("replicate", 0)), Outcome(**event["outcome"]))
-        else:
-            self._steps[index] = max(self._steps.get(index, 0), event["step"])
-            if event["event"] == "step":
-                self._child(index).metrics(event["metrics"], step=event["step"])
-            elif event["step"] == 0:
-                self._child(index).params(flat(event["user"]))
-        self._show(index)
-
-    def record(self, segment: Segment, outcome: Outcome) -> None:
-        """Keep an outcome, in the store before anything follows from it."""
-        self.known[segment.key] = outcome
-        lines = [
-            {"trial": index, "replicate": replicate, "until": until, "outcome": known.to_json()}
-            for (index, replicate, until), known in sorted(self.known.items())
-        ]
-        self._saved += 1
-        self._context.checkpoints.save(self._saved, {"outcomes.json": json.dumps(lines).encode()})
-        self._steps[segment.index] = max(self._steps.get(segment.index, 0), segment.until)
-        if outcome.score is not None:
-            self._child(segment.index).metrics({"score": outcome.score, "seconds": outcome.seconds}, step=segment.until)
-        else:
-            self._context.progress.say(f"trial {segment.index} {outcome.status}: {outcome.error}")
-
-    def close(self) -> None:
-        for index, child in self._children.items():
-            failed = any(o.score is None for (i, _, _), o in self.known.items() if i == index)
-            child.end("FAILED" if failed else "FINISHED")
-
-    def _child(self, index: int) -> Any:
-        if index not in self._children:
-            self._children[index] = self._context.tracker.child(f"trial-{index:03d}")
-        return self._children[index]
-
-    def _show(self, index: int) -> None:
-        done = sum(self._steps.values())
-        known = [o.score for o in self.known.values() if o.score is not None]
-        note = f"trial {index}, {len(known)} scores"
-        self._context.progress.update(min(done, self._planned), self._planned, unit="steps", note=note)
-
-
-# --- all of them --------------------------------------------------------------------------------------------------------
+    prefix = f"{task.lineage}.trial-"
+    for name in task.store.files.names("checkpoints"):
+        if name.startswith(prefix):
+            task.store.files.remove(f"checkpoints/{name}")
 
 
 def run(
-    conductor: Conductor, task: Task, space: Space, context: Context, ledger: Ledger, max_concurrent: int | None
+    conductor: Conductor,
+    task: Task,
+    space: Space,
+    context: Context,
+    ledger: Ledger,
+    max_concurrent: int | None,
+    population: Population = "auto",
 ) -> None:
     """Run every segment that the conductor asks for; the ledger knows the outcomes afterwards.
 
     Raises Interrupted once asked to stop, with every running trial saved.
     """
-    if context.scale.num_workers != 1:
-        raise BadInput(
-            "a search gives each trial one worker",
-            hint="set its scale.num_workers to 1; scale.max_concurrent says how many trials run at once",
-        )
     try:
         if context.cluster.disabled:
-            _run_here(conductor, task, space, context, ledger)
-        else:
-            _run_on_ray(conductor, task, space, context, ledger, max_concurrent)
+            _run_here(Roster(conductor, space, task, ledger, 1, population), task, context, ledger)
+            return
+        context.cluster.check(context.scale, context.store.files.local)
+        processes = _processes(context, max_concurrent)
+        if context.scale.num_workers > 1:  # whose workers share each batch
+            population = "off"
+        roster = Roster(conductor, space, task, ledger, processes, population)
+        _run_on_ray(roster, task, context, ledger, processes)
     finally:
         ledger.close()
 
 
-def _run_here(conductor: Conductor, task: Task, space: Space, context: Context, ledger: Ledger) -> None:
-    while (segment := conductor.next()) is not None:
-        user = space.apply(conductor.trials[segment.index].point)
-        told = attempt(task, segment, user, ledger.hear, context.stopping)
-        if "interrupted" in told or context.stopping():
+def _run_here(roster: Roster, task: Task, context: Context, ledger: Ledger) -> None:
+    while (team := roster.next()) is not None:
+        roster.heard(team, attempt(task, team, ledger.hear, context.stopping))
+        if roster.stopped or context.stopping():
             raise Interrupted(15)
-        conductor.tell(segment, Outcome(**told))
 
 
-def _run_on_ray(
-    conductor: Conductor, task: Task, space: Space, context: Context, ledger: Ledger, max_concurrent: int | None
-) -> None:
-    each = context.scale
-    context.cluster.check(each, context.store.files.local)
-    have = context.cluster.resources()
-    room = int(
-        min(have.cpus / each.cpus_per_worker, have.gpus / each.gpus_per_worker if each.gpus_per_worker else math.inf)
-    )
-    limit = min(max(room, 1), max_concurrent or 10_000, context.scale.max_concurrent or 10_000)
+def _processes(context: Context, max_concurrent: int | None) -> int:
+    """How many teams are trained at once."""
+    room = context.cluster.room(context.scale) // context.scale.num_workers
+    return max(1, min(room, max_concurrent or room, context.scale.max_concurrent or room))
+
+
+# --- on Ray ---------------------------------------------------------------------------------------------------------------
+
+
+def _run_on_ray(roster: Roster, task: Task, context: Context, ledger: Ledger, processes: int) -> None:
     board = pin_up()
     failed: list[BaseException] = []
-    ended: list[tuple[Segment, Outcome]] = []
 
     def search() -> None:
         try:
-            ended.extend(_tune(conductor, task, space, board, each, limit, str(context.scratch.absolute())))
+            _tune(roster, task, board, context, processes)
         except BaseException as error:  # noqa: BLE001 - raised again below
             failed.append(error)
 
@@ -297,9 +108,6 @@ def _run_on_ray(
         raise Interrupted(15)
     if why := context.cluster.died():
         raise RayDied(why)
-    for segment, outcome in ended:  # what the board did not tell: of dead workers, and from before it was itself killed
-        if segment.key not in ledger.known:
-            ledger.record(segment, outcome)
     if failed:
         raise failed[0]
 
@@ -312,7 +120,8 @@ def _attend(thread: threading.Thread, board: Any, context: Context, ledger: Ledg
         thread.join(0.1)
         alive = thread.is_alive()
         for event in ask(board.drain) or ():
-            ledger.hear(event)
+            for one in event["events"]:
+                ledger.hear(one)
         if why := context.cluster.died():
             raise RayDied(why)
         if asked is None and context.stopping():
@@ -323,55 +132,43 @@ def _attend(thread: threading.Thread, board: Any, context: Context, ledger: Ledg
     return asked is not None
 
 
-def _tune(
-    conductor: Conductor, task: Task, space: Space, board: Any, each: Scale, limit: int, storage: str
-) -> list[tuple[Segment, Outcome]]:
-    """Ray Tune over the conductor's segments; returns what came of each."""
+def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: int) -> None:
+    """Ray Tune over the roster's teams."""
     import logging
     import os
 
     from ray import tune
     from ray.tune.search import Searcher
 
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
+    os.environ.update({name: value.format(limit=processes) for name, value in SETTINGS.items()})
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
     class Guide(Searcher):  # type: ignore[misc]
-        """The conductor as Tune asks for it."""
+        """The roster as Tune asks for it."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.given: dict[str, Segment] = {}
-            self.ended: list[tuple[Segment, Outcome]] = []
-            self.stopped = False
+            self.given: dict[str, list[Member]] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            if self.stopped or (len(self.given) >= limit):
-                return Searcher.FINISHED if self.stopped else None
-            segment = conductor.next()
-            if segment is None:
-                return Searcher.FINISHED if conductor.ended else None
-            self.given[trial_id] = segment
-            user = space.apply(conductor.trials[segment.index].point)
-            return {"trial": segment.index, "until": segment.until, "user": json.dumps(user)}
+            team = roster.next() if len(self.given) < processes else None
+            if team is None:
+                return Searcher.FINISHED if roster.ended else None
+            self.given[trial_id] = team
+            return {"team": packed(team)}
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             """Everything is said at the end."""
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            segment = self.given.pop(trial_id, None)
-            if segment is None:
+            team = self.given.pop(trial_id, None)
+            if team is None:
                 return
-            if error or result is None or ("interrupted" not in result and "seconds" not in result):
-                self._tell(segment, Outcome(None, 0.0, "failed", f"its worker died {DEATHS + 1} times"))
-            elif "interrupted" in result:
-                self.stopped = True
+            if error or result is None or "outcomes" not in result:
+                roster.died(team)
             else:
-                self._tell(segment, Outcome(**{f.name: result[f.name] for f in fields(Outcome)}))
-
-        def _tell(self, segment: Segment, outcome: Outcome) -> None:
-            self.ended.append((segment, outcome))
-            conductor.tell(segment, outcome)
+                told = json.loads(result["outcomes"])
+                roster.heard(team, [None if one is None else Outcome(**one) for one in told])
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: what counts is in our own store."""
@@ -379,39 +176,63 @@ def _tune(
         def restore(self, checkpoint_path: str) -> None:
             """Nothing: see `save`."""
 
-    resources = {"cpu": each.cpus_per_worker} | ({"gpu": each.gpus_per_worker} if each.gpus_per_worker else {})
-    guide = Guide()
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(work, task=task, board=board), resources),
-        tune_config=tune.TuneConfig(search_alg=guide, num_samples=-1, reuse_actors=True),
+        _trainable(task, board, context),
+        tune_config=tune.TuneConfig(search_alg=Guide(), num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name=f"search-{secrets.token_hex(6)}",
-            storage_path=storage,
+            storage_path=str(context.scratch.absolute()),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=DEATHS),
+            failure_config=tune.FailureConfig(max_failures=0),  # the roster knows what to do about a death
         ),
     )
     tuner.fit()
-    return guide.ended
+
+
+def _trainable(task: Task, board: Any, context: Context) -> Any:
+    from ray import tune
+
+    each: Scale = context.scale
+    resources = {"cpu": each.cpus_per_worker} | ({"gpu": each.gpus_per_worker} if each.gpus_per_worker else {})
+    return tune.with_resources(tune.with_parameters(work, task=task, board=board), resources)
 
 
 def work(config: dict[str, Any], task: Task, board: Any) -> dict[str, Any]:
-    """A Tune trial: one segment."""
+    """A Tune trial: one team."""
     import ray
 
-    def tell(event: Event) -> None:
-        if event["event"] == "rung":
-            ray.get(board.push.remote(event))  # a score must have arrived before anything follows from it
-        else:
-            pen.write(event)
-
-    pen = Pen(board)
-    segment = Segment(config["trial"], config["until"])
+    notes = Notes(board)
     try:
-        return attempt(task, segment, json.loads(config["user"]), tell, pen.stopping)
-    except Unavailable as error:  # the search's failure, not the trial's
+        outcomes = attempt(task, unpacked(config["team"]), notes.tell, notes.stopping)
+    except Unavailable as error:  # the search's failure, not the trials'
         ray.get(board.judge.remote({"message": error.args[0], "hint": error.hint}))
-        return {"interrupted": True}
+        return {"outcomes": json.dumps([None] * len(unpacked(config["team"])))}
+    finally:
+        notes.flush()
+    return {"outcomes": json.dumps([None if one is None else one.to_json() for one in outcomes])}
 
 
-__all__ = ["Ledger", "Task", "attempt", "forget", "lineage_of", "run"]
+class Notes:
+    """What a team's members tell, in bundles: many of them speak at once."""
+
+    def __init__(self, board: Any) -> None:
+        self._pen = Pen(board)
+        self._waiting: list[Event] = []
+        self._told = -math.inf
+
+    def tell(self, event: Event) -> None:
+        self._waiting.append(event)
+
+    def stopping(self) -> bool:
+        if time.monotonic() - self._told > TELL_EVERY_S:
+            self.flush()
+        return self._pen.stopping()
+
+    def flush(self) -> None:
+        self._told = time.monotonic()
+        if self._waiting:
+            self._pen.write({"events": self._waiting})
+            self._waiting = []
+
+
+__all__ = ["Ledger", "Task", "forget", "lineage_of", "run"]
