@@ -143,6 +143,8 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
     os.environ.update({name: value.format(limit=processes) for name, value in SETTINGS.items()})
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
+    here = Here(roster)
+
     class Guide(Searcher):  # type: ignore[misc]
         """The roster as Tune asks for it."""
 
@@ -151,9 +153,9 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
             self.given: dict[str, list[Member]] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            team = roster.next() if len(self.given) < processes else None
+            team = here.roster.next() if len(self.given) < processes else None
             if team is None:
-                return Searcher.FINISHED if roster.ended else None
+                return Searcher.FINISHED if here.roster.ended else None
             self.given[trial_id] = team
             return {"team": packed(team)}
 
@@ -165,10 +167,10 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
             if team is None:
                 return
             if error or result is None or "outcomes" not in result:
-                roster.died(team)
+                here.roster.died(team)
             else:
                 told = json.loads(result["outcomes"])
-                roster.heard(team, [None if one is None else Outcome(**one) for one in told])
+                here.roster.heard(team, [None if one is None else Outcome(**one) for one in told])
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: what counts is in our own store."""
@@ -187,6 +189,16 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
         ),
     )
     tuner.fit()
+
+
+class Here:
+    """Lets Tune write its searcher to a file, as it insists on, without the roster: it lives in this process alone."""
+
+    def __init__(self, roster: Any = None) -> None:
+        self.roster = roster
+
+    def __reduce__(self) -> tuple[type[Here], tuple[()]]:
+        return Here, ()
 
 
 def _trainable(task: Task, board: Any, context: Context) -> Any:
