@@ -65,12 +65,14 @@ def run(
     address: str | None = None,
     jobs: int = 1,
     wait_lease_s: float = 0.0,
+    verdict: str = "",
     listener: Listener | None = None,
 ) -> Run:
     """Run a pipeline, or go on with it: what is cached is not run again.
 
     Arguments as in `plan`; `address` joins a Ray cluster, `jobs` runs so many independent stages at once, `wait_lease_s`
-    waits for another run of the pipeline, `listener` hears of the progress. Returns the run, also a failed one
+    waits for another run of the pipeline, `verdict` names the job whose verdict is stored at the end (`verdicts`),
+    `listener` hears of the progress. Returns the run, also a failed one
     (`Run.status`, `Run.exit_code`, `Run.record.error`). Raises as `plan`, and errors.Busy.
     """
     from orchestrator import earlier
@@ -89,10 +91,15 @@ def run(
     )
     listener = listener or Listener()
     if (served := earlier.serve(planned, listener)) is not None:
+        if verdict:
+            from orchestrator import verdicts
+
+            verdicts.write(planned.store, verdicts.of_run(verdict, served.record))
         return served
     from orchestrator.execute import Options, execute
 
-    return execute(planned, listener=listener, options=Options(jobs=jobs, address=address, wait_lease_s=wait_lease_s))
+    options = Options(jobs=jobs, address=address, wait_lease_s=wait_lease_s, verdict=verdict)
+    return execute(planned, listener=listener, options=options)
 
 
 def load(storage: str, run: str = "latest", *, stage: str | None = None) -> LoadedRun:

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import attempts, collection, earlier, estimates, events, failures, keys, runs
+from orchestrator import attempts, collection, earlier, estimates, events, failures, keys, runs, verdicts
 from orchestrator.artifacts import Artifact, Damaged
 from orchestrator.attempts import Deadline
 from orchestrator.cache import Entry
@@ -58,6 +58,7 @@ class Options:
     wait_lease_s: float = 0.0
     ray: bool = True  # False: stages work in this process
     tracking: bool = True  # False: nothing is told to MLflow
+    verdict: str = ""  # the job whose verdict is stored at the end; "": of none
 
 
 def execute(plan: Plan, *, listener: Listener | None = None, options: Options | None = None) -> Run:
@@ -257,6 +258,9 @@ class Execution:
             self._judge(troubles.first, bug)
         self.diary.event("run_finished", {"status": record.status, "exit_code": record.exit_code})
         used = {name: done.entry.to_json() for name, done in self.done.items()}
+        if self.options.verdict:  # before the next attempt can begin
+            with troubles.met():
+                verdicts.write(self.store, verdicts.of_run(self.options.verdict, record))
         with troubles.met():
             self.lease.release({"status": record.status, "exit_code": record.exit_code, "ended": record.ended}, used)
         if error is None and troubles.first is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator import verdicts
 from orchestrator.artifacts import ArtifactStore, blob_path, manifest_path
 from orchestrator.cache import entry_path, parse_entry
 from orchestrator.checkpoints import StoredCheckpoints
@@ -24,6 +25,7 @@ from orchestrator.seals import Damaged, read_whole
 
 FOLDER = "collection"  # the log of who sweeps
 QUARANTINE_S = 7 * 86_400.0
+VERDICT_S = 30 * 86_400.0  # longer than any job is tried again
 KINDS = ("runs", "cache keys", "checkpoints", "artifacts", "files", "left-overs")  # as told
 
 
@@ -263,6 +265,9 @@ class Survey:
         for name in self.files.names("quarantine"):
             if self._old(f"quarantine/{name}", max(QUARANTINE_S, self.wish.grace_s)):
                 self._leftover(f"quarantine/{name}")
+        for job in verdicts.jobs(self.store):
+            if self._over(job):
+                self._leftover(f"{verdicts.FOLDER}/{job}")
         for name in self.files.names("tmp"):
             if self._old(f"tmp/{name}"):
                 self._leftover(f"tmp/{name}")
@@ -272,6 +277,16 @@ class Survey:
                     self._leftover(f"pipelines/{pipeline}/beat/{name}")
             if state.lease is None and self.files.local and self.files.names(f"scratch/{pipeline}"):
                 self._leftover(f"scratch/{pipeline}")
+
+    def _over(self, job: str) -> bool:
+        """Whether nobody will ask again how a job ended: its run goes, or it ended long ago."""
+        verdict = verdicts.read(self.store, job)
+        if verdict is not None and verdict.run in self.reach.runs:
+            return False
+        if verdict is not None and verdict.run in self.reach.dropped:
+            return True
+        written = [time for path in verdicts.paths(job) if (time := self.files.written(path)) is not None]
+        return self.now is not None and bool(written) and self.now - max(written) >= max(VERDICT_S, self.wish.grace_s)
 
     def _leftover(self, path: str) -> None:
         self._add("left-overs", path, path, size=self._size(*(self._below(path) or [path])))

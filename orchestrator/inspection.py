@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import log as logs
-from orchestrator import runs
+from orchestrator import runs, verdicts
 from orchestrator.artifacts import FORMAT, Artifact, ArtifactStore, blob_path, manifest_path, parse_manifest
 from orchestrator.cache import Entry, entry_path, parse_entry
 from orchestrator.earlier import parse_finished
@@ -100,6 +100,7 @@ class _Inspector:
             self._log(folder)
             self._pulse(folder)
             self._finished(folder)
+        self._verdicts()
         self._keys()
         self._manifests()
         self._dangling()
@@ -290,6 +291,22 @@ class _Inspector:
                 continue
             if run_id is not None and not self.files.exists(f"runs/{run_id}/run.json"):
                 self._say(LEFT, path, f"names run {run_id}, which is gone", "drop")
+
+    def _verdicts(self) -> None:
+        folder, there = verdicts.FOLDER, []
+        for job in self.files.names(folder):
+            names = self.files.names(f"{folder}/{job}") if verdicts.JOB.fullmatch(job) else [""]
+            for path in [f"{folder}/{job}/{name}".rstrip("/") for name in names]:
+                if names != [""] and path in verdicts.paths(job):
+                    there.append((path, job))
+                else:
+                    self._say(LEFT, path, "is no verdict of ours")
+        jobs = dict(there)
+        for path in self._each("verdicts", list(jobs)):
+            try:
+                self._whole(path, partial(verdicts.parse_verdict, job=jobs[path]))
+            except Damaged:
+                self._say(DAMAGED, path, "how a job ended is damaged: its next attempt runs again", "drop")
 
     def _keys(self) -> None:
         for path in self._each("cache entries", self._spread("keys", re.compile(HEX.pattern + r"\.json"))):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 LEAST_WIDTH = 4  # of a column that is cut: a narrower one says nothing
 JSON_VERSION = 1  # of everything that --json prints
+STORAGE = "ORCHESTRATOR_STORAGE"  # the variable that a pod, say, tells its storage by
 
 
 def complete_pipelines(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
@@ -56,7 +57,12 @@ def pipeline(function: F) -> F:
 def overrides(function: F) -> F:
     """--set, --profile and --storage: what may change a spec from outside of its file."""
     for option in (
-        click.option("--storage", metavar="URL", help="Where runs are kept; any fsspec URL instead of the spec's."),
+        click.option(
+            "--storage",
+            metavar="URL",
+            envvar=STORAGE,
+            help=f"Where runs are kept; any fsspec URL instead of the spec's. Also ${STORAGE}.",
+        ),
         click.option("--profile", metavar="NAME", help="A profile of the spec."),
         click.option(
             "--set",
@@ -95,7 +101,12 @@ def verify(function: F) -> F:
 def storage(function: F) -> F:
     """--storage for commands that look at runs, with the default of a spec."""
     return click.option(
-        "--storage", default="runs", show_default=True, metavar="URL", help="Where the runs are kept; any fsspec URL."
+        "--storage",
+        default="runs",
+        show_default=True,
+        metavar="URL",
+        envvar=STORAGE,
+        help=f"Where the runs are kept; any fsspec URL. Also ${STORAGE}.",
     )(function)
 
 

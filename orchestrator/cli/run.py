@@ -9,6 +9,7 @@ import click
 from orchestrator.cli import options
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts import ArtifactStore
     from orchestrator.runs import Run
 
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 @click.option(
     "--wait-lease", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Wait for another run to end."
 )
+@click.option(
+    "--verdict",
+    metavar="JOB",
+    default="",
+    help="Store how it ended for this job; where that is final already, exit so at once.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only the result.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress more often.")
 @options.as_json
@@ -33,6 +40,7 @@ def command(
     address: str | None,
     jobs: int,
     wait_lease: float,
+    verdict: str,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -51,14 +59,26 @@ def command(
     Exit codes: 0 ok, 1 a stage failed, 2 bad input, 3 a gate refused or training diverged, 4 storage or cluster
     unavailable, 5 damaged storage, 6 another run holds the pipeline, 130 and 143 interrupted after saving.
     """
+    from functools import partial
+
+    given = {"address": address, "jobs": jobs, "wait_lease_s": wait_lease, "verdict": verdict, **asked}
+    work = partial(_work, pipeline, given, quiet=quiet, verbose=verbose, as_json=as_json)
+    if not verdict:
+        return work()
+    from orchestrator import verdicts
+
+    store = _store(pipeline, asked)
+    return verdicts.attempt(store, verdict, work, options.tell) if store is not None else work()
+
+
+def _work(pipeline: str, given: dict[str, Any], *, quiet: bool, verbose: bool, as_json: bool) -> int:
+    """Run it, and print what came of it."""
     import orchestrator
     from orchestrator import display
 
     listener = display.listener(quiet=quiet, verbose=verbose)
     try:
-        run = orchestrator.run(
-            pipeline, address=address, jobs=jobs, wait_lease_s=wait_lease, listener=listener, **asked
-        )
+        run = orchestrator.run(pipeline, listener=listener, **given)
     finally:
         if isinstance(listener, display.Table):
             listener.close()
@@ -68,7 +88,25 @@ def command(
         options.echo(_summary(run, pipeline))
     if run.exit_code and run.record.error:
         options.tell(_failure(run))
+    if given["verdict"]:
+        from orchestrator import verdicts
+
+        options.tell(str(verdicts.of_run(given["verdict"], run.record)))
     return run.exit_code
+
+
+def _store(pipeline: str, asked: dict[str, Any]) -> ArtifactStore | None:
+    """Where the verdict is kept, also where the spec has mistakes; None where not even that can be read."""
+    from orchestrator.artifacts import ArtifactStore
+    from orchestrator.errors import Problem, SpecError
+    from orchestrator.spec import load, reveal
+
+    problems: list[Problem] = []
+    try:
+        spec = load(pipeline, sets=asked["sets"], profile=asked["profile"], storage=asked["storage"], problems=problems)
+    except SpecError:  # no YAML mapping at all: `run` tells of it
+        return ArtifactStore(asked["storage"]) if asked["storage"] else None
+    return ArtifactStore(spec.storage, reveal(spec.storage_options))
 
 
 def _plain(run: Run) -> dict[str, Any]:

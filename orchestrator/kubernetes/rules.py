@@ -31,6 +31,7 @@ UNITS = {"": 1, "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")
 }
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate(("K", "M", "G", "T", "P", "E"), 1)}
 _MADE = {"ray-logs", "shared-mem"}  # volumes that KubeRay adds where it needs them
+SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its objects
 POD_LIMIT_S = 25  # what a run needs to save after SIGTERM
 
 
@@ -423,13 +424,11 @@ def _room(group: Mapping[str, Any], at: str, *, is_head: bool) -> Iterator[Fault
     elif is_head and memory < LEAST_HEAD:
         yield Fault(f"{place}.resources.limits.memory", f"{limits['memory']} is little: a head needs 4Gi", "safety")
     store = _map(group.get("rayStartParams")).get("object-store-memory")
-    shm = next(
-        (m.get("name") for m in map(_map, _list(first.get("volumeMounts"))) if m.get("mountPath") == "/dev/shm"), None
-    )  # noqa: S108
+    shm = next((m.get("name") for m in map(_map, _list(first.get("volumeMounts"))) if m.get("mountPath") == SHM), None)
     room = next((_map(v.get("emptyDir")) for v in map(_map, _list(spec.get("volumes"))) if v.get("name") == shm), {})
     size = quantity(room.get("sizeLimit"))
     if shm is None or room.get("medium") != "Memory" or size is None:
-        yield Fault(f"{place}.volumeMounts", "lack /dev/shm, an emptyDir in memory with a sizeLimit", "safety")
+        yield Fault(f"{place}.volumeMounts", f"lack {SHM}, an emptyDir in memory with a sizeLimit", "safety")
     elif not isinstance(store, str) or not store.isdigit():
         what = "is missing: Ray takes a share of the memory, and more than /dev/shm has only warns"
         yield Fault(f"{at}.rayStartParams.object-store-memory", what, "safety")
@@ -438,7 +437,7 @@ def _room(group: Mapping[str, Any], at: str, *, is_head: bool) -> Iterator[Fault
             f"{at}.rayStartParams.object-store-memory", f"is more than /dev/shm has, {room['sizeLimit']}", "safety"
         )
     if memory is not None and size is not None and size >= memory:
-        yield Fault(f"{place}.volumeMounts", "/dev/shm counts as memory, and is as large as all of it", "safety")
+        yield Fault(f"{place}.volumeMounts", f"{SHM} counts as memory, and is as large as all of it", "safety")
     if _int(spec.get("terminationGracePeriodSeconds"), 30) <= POD_LIMIT_S:
         what = f"must be more than {POD_LIMIT_S}: a run that is stopped saves first"
         yield Fault(f"{at}.template.spec.terminationGracePeriodSeconds", what, "safety")
