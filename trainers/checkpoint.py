@@ -127,13 +127,33 @@ def restore(game: Game, files: Mapping[str, Path], say: Callable[[str], None] = 
     about = read_about(files)
     tensors = _read_tensors(files)
     _check_identity(game, about)
-    expected = _expected(game, about)
-    _check_tensors(tensors, expected)
-    _restore_networks(game, tensors, about["workers"])
-    _restore_optimizers(game, tensors, about["stepped"])
+    _put(game, tensors, about)
     if changes := _changes(about, means(game)):
         say(f"not bit-exact from step {about['step']} on: {'; '.join(changes)}")
     return int(about["step"])
+
+
+def adopt(game: Game, files: Mapping[str, Path]) -> int:
+    """Put another training's captured state into this one, which goes on from its step by numbers of its own.
+
+    Networks, averaged copies, hacks' buffers and optimizers' moments are the other's; learning rates, betas, strengths,
+    weights of penalties and all draws are this game's (exploit and explore, https://arxiv.org/abs/1711.09846). Returns the
+    step. Raises Mismatch where the other's networks or optimizers are not of the same shape.
+    """
+    about = read_about(files)
+    tensors = _read_tensors(files)
+    try:
+        _check_kin(game, about)
+        _put(game, tensors, about)
+    except Mismatch as error:
+        raise Mismatch(f"a training cannot start from one that is not of its shape: {error}") from error
+    return int(about["step"])
+
+
+def _put(game: Game, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    _check_tensors(tensors, _expected(game, about))
+    _restore_networks(game, tensors, about["workers"])
+    _restore_optimizers(game, tensors, about["stepped"])
 
 
 def read_about(files: Mapping[str, Path]) -> dict[str, Any]:
@@ -171,6 +191,17 @@ def _check_identity(game: Game, about: Mapping[str, Any]) -> None:
         if here.get(key) != there.get(key):
             what = f"its {key} is {there.get(key)}, not {here.get(key)}"
             raise Mismatch(f"the checkpoint belongs to another training: {what}")
+
+
+def _check_kin(game: Game, about: Mapping[str, Any]) -> None:
+    """Raises Mismatch for the state of another game, whose tensors may have the same names and shapes nevertheless."""
+    mine, theirs = identity(game), about["config"]
+    if about["shape"] != mine["shape"]:
+        raise Mismatch(f"the checkpoint's data are {about['shape']}, not {mine['shape']}")
+    for what, is_are in (("variant", "is"), ("hacks", "are")):
+        there, here = (", ".join(sorted(config[what])) or "none" for config in (theirs, mine["config"]))
+        if there != here:
+            raise Mismatch(f"the checkpoint's {what} {is_are} {there}, not {here}")
 
 
 def _expected(game: Game, about: Mapping[str, Any]) -> Sizes:

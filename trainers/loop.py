@@ -112,10 +112,21 @@ class Training:
 
     def _restore(self, files: Mapping[str, Path]) -> None:
         say = self.say if self.workers.rank == 0 else lambda line: None
-        self.step = self.kept = checkpoint.restore(self.game, files, say)
+        self.kept = checkpoint.restore(self.game, files, say)
+        self._go_on(self.kept, files)
+
+    def adopt(self, files: Mapping[str, Path]) -> None:
+        """Start from another training's checkpoint: its state, step, history and pictures; see `checkpoint.adopt`."""
+        step = checkpoint.adopt(self.game, files)
+        if step > self.total:
+            raise checkpoint.Mismatch(f"the checkpoint is of step {step}, beyond this training's {self.total}")
+        self._go_on(step, files)
+
+    def _go_on(self, step: int, files: Mapping[str, Path]) -> None:
         self.history, self.grids = records.restore(files, checkpoint.read_about(files)["beside"])
-        self._clock = (time.monotonic(), self.step)
-        self._entered = self.game.act(self.step - 1) if self.step else -1
+        self.step = step
+        self._clock = (time.monotonic(), step)
+        self._entered = self.game.act(step - 1) if step else -1
 
     def start(self, init: Mapping[str, Path] | None) -> None:
         """What happens once before the first step: weights from another model, and every hack's `prepare`."""
@@ -265,17 +276,22 @@ def open_training(
     workers: Workers | None = None,
     device: torch.device | str = "cpu",
     init: Mapping[str, Path] | None = None,
+    origin: Mapping[str, Path] | None = None,
 ) -> Training:
     """A training to `config.settings.total_steps`, ready to run: gone on from the newest checkpoint, or freshly started.
 
     `report` gets {"step", "total_steps", "metrics": {"phase/term": mean loss, "steps_per_s": …}} on worker 0, `say` a line
-    worth telling. `init` are the files of a model whose fitting networks are taken over before the first step. Running it
-    raises Stopped once `stop()` is true and the state is saved, NotFinite on NaN or Inf. Raises ValueError where the
-    workers cannot share the batch, checkpoint.Mismatch for the checkpoint of another training.
+    worth telling. `init` are the files of a model whose fitting networks are taken over before the first step; `origin` are
+    the files of another training's checkpoint, from whose state and step this one starts unless it has checkpoints of its
+    own (population based training: the numbers and the draws are its own from there on). Running it raises Stopped once
+    `stop()` is true and the state is saved, NotFinite on NaN or Inf. Raises ValueError where the workers cannot share the
+    batch, checkpoint.Mismatch for the checkpoint of another training, or an `origin` that is not of its shape.
     """
     game = Game(config, data.shape, seed, device=device, workers=workers)
     training = Training(game, data, checkpoints, report, stop, say)
     training.resume()
+    if training.step == 0 and origin is not None:
+        training.adopt(origin)
     if training.step == 0:
         training.start(init)
     return training
