@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from orchestrator.units import duration, number
 
@@ -54,11 +53,8 @@ class Axis:
         return [i * step for i in range(first, first + 7) if i * step <= self.high + span * 1e-9]
 
 
-def lines(series: Sequence[Series], *, label: str = "", marked: int | None = None) -> str:
-    """A line chart. Values are averaged over at most MAX_POINTS buckets; the outer 1 % on each side is clipped.
-
-    With `marked` one line stands out (none: -1) and the others are faint.
-    """
+def lines(series: Sequence[Series], *, label: str = "") -> str:
+    """A line chart. Values are averaged over at most MAX_POINTS buckets; the outer 1 % on each side is clipped."""
     drawn = [thinned for thinned in (_thin(s) for s in series) if len(thinned.x)]
     if not drawn:
         return ""
@@ -67,58 +63,14 @@ def lines(series: Sequence[Series], *, label: str = "", marked: int | None = Non
     y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP)
     body = [_grid(x_axis, y_axis)]
     for index, one in enumerate(drawn):
-        kind = f"c{index % COLORS}" if marked is None else "best" if index == marked else "faint"
+        kind = f"c{index % COLORS}"
         points = [(x_axis(x), y_axis(min(max(y, low), high))) for x, y in zip(one.x, one.y, strict=True)]
         if len(points) == 1:
             body.append(f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3" class="dot {kind}"/>')
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         title = f"{one.name}: last {number(one.y[-1])}"
         body.append(f'<polyline points="{path}" class="line {kind}"><title>{escape(title)}</title></polyline>')
-    return _svg(body, label or "line chart")
-
-
-def scatter(points: Sequence[tuple[float, float, str, bool]], *, label: str) -> str:
-    """Points (x, y, tooltip, marked)."""
-    finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-    if not finite:
-        return ""
-    x_axis = Axis(min(p[0] for p in finite), max(p[0] for p in finite), LEFT + 6, WIDTH - RIGHT - 6)
-    low, high = _range([p[1] for p in finite], share=0.0)
-    y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP)
-    body = [_grid(x_axis, y_axis)]
-    for x, y, tip, marked in finite:
-        kind = "dot best" if marked else "dot c0"
-        body.append(
-            f'<circle cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="{6 if marked else 4}" class="{kind}">'
-            f"<title>{escape(tip)}</title></circle>"
-        )
-    return _svg(body, label)
-
-
-def parallel(rows: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None, *, label: str) -> str:
-    """Parallel coordinates: one vertical axis a column of `names`, one line a row; the row `best` stands out."""
-    complete = [(i, row) for i, row in enumerate(rows) if all(row.get(name) is not None for name in names)]
-    if len(complete) < 2 or len(names) < 2:
-        return ""
-    width, height, top, bottom = max(2 * WIDTH, 150 * len(names)), 260, 36, 18
-    gap = (width - 2 * 70) / (len(names) - 1)
-    body, axes = [], []
-    for position, name in enumerate(names):
-        x = 70 + position * gap
-        axis, ticks = _column([row[name] for _, row in complete], height - bottom, top)
-        axes.append((x, axis))
-        body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" class="axis"/>')
-        body.append(f'<text x="{x:.1f}" y="16" class="tick middle strong">{escape(_short(name, 24))}</text>')
-        body += [
-            f'<text x="{x + 5:.1f}" y="{y + 4:.1f}" class="tick">{escape(_short(text, 18))}</text>' for text, y in ticks
-        ]
-    ordered = sorted(complete, key=lambda pair: pair[0] == best)  # the best is drawn last, on top
-    drawn = []
-    for index, row in ordered:
-        path = " ".join(f"{x:.1f},{axis(row[name]):.1f}" for name, (x, axis) in zip(names, axes, strict=True))
-        kind = "best" if index == best else "faint"
-        drawn.append(f'<polyline points="{path}" class="line {kind}"><title>trial {index}</title></polyline>')
-    return _svg([*drawn, *body], label, width, height)
+    return svg(body, label or "line chart")
 
 
 @dataclass(frozen=True)
@@ -147,13 +99,13 @@ def gantt(bars: Sequence[Bar]) -> str:
         y, x = index * row + 4, axis(bar.start)
         length = max(axis(bar.end) - x, 3)
         took = duration(bar.end - bar.start)
-        body.append(f'<text x="{left - 8}" y="{y + 13}" class="tick end">{escape(_short(bar.name, 22))}</text>')
+        body.append(f'<text x="{left - 8}" y="{y + 13}" class="tick end">{escape(short(bar.name, 22))}</text>')
         body.append(
             f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{row - 8}" rx="3" class="bar {escape(bar.state)}">'
             f"<title>{escape(f'{bar.name}: {took}, {bar.state}')}</title></rect>"
         )
         body.append(f'<text x="{x + length + 5:.1f}" y="{y + 13}" class="tick">{escape(took)}</text>')
-    return _svg(body, "stages over time", width, height)
+    return svg(body, "stages over time", width, height)
 
 
 def _clock_ticks(seconds: float) -> list[float]:
@@ -184,22 +136,6 @@ def _range(values: Sequence[float], share: float = 0.01) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _column(values: Sequence[Any], bottom: float, top: float) -> tuple[Any, list[tuple[str, float]]]:
-    """A parallel coordinate: value -> y, and its ticks. Numbers over two decades or more are spaced by logarithm."""
-    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        low, high = min(values), max(values)
-        if low == high:
-            return (lambda _: (top + bottom) / 2), [(number(low), (top + bottom) / 2)]
-        axis = Axis(low, high, bottom, top, log=low > 0 and high / low > 9)
-        return axis, [(number(low), bottom), (number(high), top)]
-    texts = sorted({str(v) for v in values})
-    places = {
-        t: (bottom + (top - bottom) * i / (len(texts) - 1)) if len(texts) > 1 else (top + bottom) / 2
-        for i, t in enumerate(texts)
-    }
-    return (lambda value: places[str(value)]), list(places.items())
-
-
 def _grid(x_axis: Axis, y_axis: Axis) -> str:
     parts = []
     for tick in y_axis.ticks():
@@ -212,11 +148,13 @@ def _grid(x_axis: Axis, y_axis: Axis) -> str:
     return "".join(parts)
 
 
-def _short(text: str, limit: int) -> str:
+def short(text: str, limit: int) -> str:
+    """The beginning of a text."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _svg(body: Sequence[str], label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
+def svg(body: Sequence[str], label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
+    """A whole chart from its parts."""
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">'
         + "".join(body)

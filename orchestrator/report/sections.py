@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ SMALL_IMAGE_PX = 700  # narrower pictures are enlarged without smoothing
 
 Block = dict[
     str, Any
-]  # `kind` names how the template draws it: charts, wide, frames, images, facts, table, text, source
+]  # `kind` names how the template draws it: charts, search, frames, images, facts, table, text, source
 
 
 @dataclass
@@ -71,86 +71,9 @@ def _features(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
 
 
 def _search(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
-    facts = artifact.metadata
-    table = json.loads(store.read(artifact, "trials.json"))
-    trials = [_Trial.of(one) for one in table["trials"]]
-    metric, best = str(facts["metric"]), next((i for i, t in enumerate(trials) if t.number == table["winner"]), None)
-    made = Section(
-        stage, f"Search: {stage}", f"{len(trials)} trials, {facts['failed']} failed; {facts['direction']} {metric}"
-    )
-    made.blocks += _search_charts(trials, metric, best)
-    made.blocks.append({"title": "Trials", **_trial_table(trials, metric, best)})
-    text = json.dumps(facts["winner"], indent=2, sort_keys=True)
-    made.blocks.append({"kind": "source", "summary": "The winner's train configuration", "text": text})
-    return made
+    from orchestrator.report import search  # which is made of what stands here
 
-
-@dataclass(frozen=True)
-class _Trial:
-    """A line of trials.json; `params` are what was searched, by dotted path."""
-
-    number: int
-    params: dict[str, Any]
-    score: float | None
-    scores: list[tuple[float, float]]  # (step, score) at each rung
-    steps: int
-    status: str
-    error: str
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> _Trial:
-        scores = sorted((float(step), float(score)) for step, score in stored["scores"].items() if score is not None)
-        return cls(
-            stored["trial"],
-            _flat(stored["point"]),
-            stored["score"],
-            scores,
-            stored["steps"],
-            stored["status"],
-            stored["error"] or "",
-        )
-
-
-def _search_charts(trials: Sequence[_Trial], metric: str, best: int | None) -> list[Block]:
-    """Score by trial, score over steps, and the parameters against the score."""
-    points = [(t.number, t.score, _tip(t, metric), i == best) for i, t in enumerate(trials) if t.score is not None]
-    rungs = [charts.Series(f"trial {t.number}", *zip(*t.scores, strict=True)) for t in trials if len(t.scores) > 1]
-    marked = next(
-        (i for i, one in enumerate(rungs) if best is not None and one.name == f"trial {trials[best].number}"), -1
-    )
-    drawn = [
-        {"title": f"{metric} of each trial", "svg": charts.scatter(points, label=f"{metric} of each trial")},
-        {"title": f"{metric} over steps", "svg": charts.lines(rungs, label=f"{metric} over steps", marked=marked)},
-    ]
-    blocks: list[Block] = []
-    if any(chart["svg"] for chart in drawn):
-        shown = [{**chart, "svg": marked_safe(chart["svg"])} for chart in drawn if chart["svg"]]
-        blocks.append({"kind": "charts", "charts": shown})
-    rows = [{metric: trial.score, **trial.params} for trial in trials]
-    lines = charts.parallel(rows, [*_varied(trials)[:7], metric], best, label="parameters of each trial")
-    if lines:
-        blocks.append({"kind": "wide", "title": "Parameters against the score", "svg": marked_safe(lines)})
-    return blocks
-
-
-def _varied(trials: Sequence[_Trial]) -> list[str]:
-    """Parameters that differ between trials, in the order they first appear; all where none does."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    return [name for name in names if len({str(trial.params.get(name)) for trial in trials}) > 1] or names
-
-
-def _trial_table(trials: Sequence[_Trial], metric: str, best: int | None) -> Block:
-    names = _varied(trials)
-    columns = [{"name": "trial", "numeric": True}, {"name": metric, "numeric": True}]
-    columns += [{"name": name, "numeric": _numeric(trial.params.get(name) for trial in trials)} for name in names]
-    columns += [{"name": name, "numeric": name != "status"} for name in ("steps", "status")]
-    rows = []
-    for index, trial in enumerate(trials):
-        cells = [_cell(trial.number), _cell(trial.score), *(_cell(trial.params.get(name)) for name in names)]
-        cells += [_cell(trial.steps)]
-        cells.append(_cell(f"{trial.status}: {trial.error}" if trial.error else trial.status))
-        rows.append({"marked": index == best, "cells": cells})
-    return {"kind": "table", "sortable": True, "columns": columns, "rows": rows}
+    return search.section(stage, artifact, store)
 
 
 def _model(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
@@ -228,7 +151,7 @@ def _score(metric: str, score: Mapping[str, Any]) -> list[Cell]:
     protocol = ", ".join(
         f"{name} {text_of(value)}" for name, value in score.get("protocol", {}).items() if name != "metric"
     )
-    return [_cell(one) for one in (metric, primary, main, better, further, protocol)]
+    return [cell(one) for one in (metric, primary, main, better, further, protocol)]
 
 
 def _registration(stage: str, artifact: Artifact, store: ArtifactStore) -> Section:
@@ -268,28 +191,18 @@ def marked_safe(svg: str) -> Any:
     return Markup(svg)  # noqa: S704
 
 
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters with dotted names; lists as texts."""
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = text_of(value) if isinstance(value, (list, tuple, Mapping)) else value
-    return flat
-
-
 def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), text_of(value)) for name, value in facts.items()]
 
 
-def _numeric(values: Iterable[Any]) -> bool:
+def numeric(values: Iterable[Any]) -> bool:
+    """Whether a column is one of numbers."""
     present = [value for value in values if value is not None]
     return bool(present) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
 
 
-def _cell(value: Any) -> Cell:
+def cell(value: Any) -> Cell:
+    """A value as a reader wants it, sorted by itself."""
     return Cell("", "") if value is None else Cell(text_of(value), str(value))
 
 
@@ -310,11 +223,6 @@ def text_of(value: Any) -> str:
         return f"{shown}, … ({len(value)})" if len(value) > 20 else shown or "none"
     text = str(value)
     return text[:12] if len(text) == 64 and all(char in "0123456789abcdef" for char in text) else text
-
-
-def _tip(trial: _Trial, metric: str) -> str:
-    params = "\n".join(f"{name} = {text_of(value)}" for name, value in trial.params.items())
-    return f"trial {trial.number}: {metric} {text_of(trial.score)}\n{params}"
 
 
 BUILDERS: dict[str, Callable[[str, Artifact, ArtifactStore], Section]] = {
