@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -132,12 +132,11 @@ class Space:
     def valid(self, point: Mapping[str, Any]) -> bool:
         return not self.check(self.apply(point))
 
-    def draw(self, seed: int, index: int, taken: Sequence[Point] = ()) -> Point | None:
-        """Trial `index` of a random search, other than those taken; None where no other was found."""
-        known = {canonical(point) for point in taken}
+    def draw(self, seed: int, index: int, taken: Collection[str] = ()) -> Point | None:
+        """Trial `index` of a random search, other than those taken (as `canonical` writes them); None where none was found."""
         for attempt in range(MOST_TRIES):
             point = self.point(Draw(seed, (index, attempt)))
-            if canonical(point) not in known and self.valid(point):
+            if canonical(point) not in taken and self.valid(point):
                 return point
         return None
 

@@ -66,6 +66,13 @@ class Conductor:
             found.append(segment)
         return found
 
+    def pause(self) -> None:
+        """Settle the rung as it stands, with some segments not run: for looking at a search that goes on elsewhere."""
+        step = self.rules.rungs[self._rung]
+        for trial in self._batch:
+            if trial.outcomes.get(step):
+                settle(trial, step, self.rules.objectives)
+
     def point(self, segment: Segment) -> Point:
         """The point in force for a segment; apply it to the space for the configuration that it trains with."""
         return self.trials[segment.index].point

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.search import Trial
+from orchestrator.search import Objective, Trial
 from orchestrator.space import Point, Space, canonical
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class Asking:
 
 
 class Learner:
-    """A study over a space."""
+    """A study over a space. `last`: the step of a whole trial."""
 
-    def __init__(self, space: Space, seed: int, direction: str) -> None:
+    def __init__(self, space: Space, seed: int, objectives: Sequence[Objective], last: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -44,36 +44,62 @@ class Learner:
             sampler = optuna.samplers.TPESampler(
                 seed=seed % 2**32, multivariate=True, group=True, n_startup_trials=STARTUP, constant_liar=True
             )
-        self._study = optuna.create_study(direction=direction, sampler=sampler)
+        directions = [objective.direction for objective in objectives]
+        self._study = optuna.create_study(directions=directions, sampler=sampler)
         self._space = space
+        self._last = last
         self._asked: dict[str, Any] = {}  # canonical point -> Optuna's trial, until it is told
 
-    def propose(self, told: Sequence[Trial], count: int) -> list[Point]:
-        """Up to `count` new valid points, knowing the trials so far."""
-        import optuna
+    def learn(self, trials: Iterable[Trial]) -> None:
+        """Trials of an earlier search; their points are of this space."""
+        for trial in trials:
+            if (answers := self._space.recall(trial.point)) is not None:
+                self._study.enqueue_trial(answers)
+                asked = self._study.ask()
+                self._space.point(Asking(asked))
+                self._tell(asked, trial)
 
+    def propose(self, told: Sequence[Trial], count: int, first: Iterable[Point] = ()) -> list[Point]:
+        """Up to `count` new valid points, knowing the trials so far; `first` are tried before any of its own."""
         taken = {canonical(trial.point) for trial in told}
         for trial in told:
             if asked := self._asked.pop(canonical(trial.point), None):
                 self._tell(asked, trial)
         points: list[Point] = []
+        for point in first:
+            if len(points) < count and canonical(point) not in taken and (answers := self._space.recall(point)):
+                self._study.enqueue_trial(answers)
+                points += self._ask(taken)
         for _ in range(TRIES * count):
             if len(points) == count:
                 break
-            asked = self._study.ask()
-            point = self._space.point(Asking(asked))
-            if (key := canonical(point)) in taken or not self._space.valid(point):
-                self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
-                continue
-            taken.add(key)
-            self._asked[key] = asked
-            points.append(point)
+            points += self._ask(taken)
         return points
 
-    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
+    def _ask(self, taken: set[str]) -> list[Point]:
+        """A point, or nothing where it is invalid or taken."""
         import optuna
 
-        if trial.error or trial.score is None:
+        asked = self._study.ask()
+        point = self._space.point(Asking(asked))
+        if (key := canonical(point)) in taken or not self._space.valid(point):
             self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
+            return []
+        taken.add(key)
+        self._asked[key] = asked
+        return [point]
+
+    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
+        """A whole trial is told by its values. One that was stopped or lost replicates ranks behind all whole ones, by how far
+        it went; one without a score is the worst of all, so that its neighbourhood is left."""
+        import optuna
+
+        if trial.error or not trial.values:
+            self._study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        elif trial.steps == self._last and not trial.lost:
+            self._study.tell(asked, list(trial.values[trial.steps]))
         else:
-            self._study.tell(asked, trial.score)
+            if len(trial.values[trial.steps]) == 1:  # Optuna reports one objective only
+                for step, (value,) in sorted(trial.values.items()):
+                    asked.report(value, step)
+            self._study.tell(asked, state=optuna.trial.TrialState.PRUNED)

@@ -7,23 +7,26 @@ they would alone. What a killed search has scored is kept, and a trial goes on f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 
 from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
-from orchestrator.search import Conductor, Objective, Rules, Trial, milestones, planned_steps
-from orchestrator.space import Point, Space, canonical, read_space
+from orchestrator.search import Conductor, Evolution, Key, Outcome, Rules, Trial, milestones, planned_steps
+from orchestrator.search.table import Earlier, earlier, table
+from orchestrator.space import Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
+from orchestrator.stages import _goals
+from orchestrator.stages._proposals import MOST_TRIALS, OPTUNA_BATCH, Proposer
+from trainers.plugins import Fault
 
 if TYPE_CHECKING:
-    from orchestrator.artifacts import Artifact
-    from orchestrator.stages._trials import Task
+    from orchestrator.artifacts import Artifact, ArtifactStore
 
 BUDGET = ("total_steps", "log_every", "sample_every", "checkpoint_every")  # of a trial: not part of what wins
-OPTUNA_BATCH = 4  # trials that Optuna proposes before it hears of them; fixed, so that a search repeats
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Tune(Stage):
     """Find the best configuration of a space by short trials; `train` takes the winner through its port `config`."""
 
     version: ClassVar[int] = 1
-    inputs: ClassVar[dict[str, str]] = {"dataset": "dataset", "features": "features?"}
+    inputs: ClassVar[dict[str, str]] = {"dataset": "dataset", "features": "features?", "earlier": "search?"}
     outputs: ClassVar[dict[str, str]] = {"search": "search"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy", "scipy", "optuna")
 
@@ -40,57 +43,72 @@ class Tune(Stage):
     trial: dict[str, Any] | None = None
     "What every trial has in common: a train configuration."
     num_trials: Annotated[int, Interval(ge=1, le=100_000)] | None = None
-    "Trials; none: 8, or the whole grid."
+    "Trials; none: the whole grid, what `step_budget` pays for, or 8; no end where `time_budget_s` is all that is given."
+    seeds: Annotated[int, Interval(ge=1, le=64)] = 1
+    "Trainings of each trial with seeds of their own; what counts is their mean."
     searcher: Literal["random", "grid", "optuna"] = "random"
-    "Who proposes points. Optuna learns (TPE, in batches of 4)."
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    "Which trials go on. asha: the best 1/reduction_factor at each rung; median: those not worse than the median."
+    "Who proposes points. Optuna learns (TPE, in batches of 8)."
+    scheduler: Literal["asha", "median", "pbt", "none"] = "asha"
+    "Which trials go on. asha: the best 1/reduction_factor; median: those not worse than it; pbt: all, the worst as copies."
     metric: Any = "frechet_distance"
-    "What is searched for: a metric's name, or {name: {parameter: value}}. Its direction is its own."
+    "What is searched for: a metric's name, {name: {parameter: value}}, or a list of such. Its direction is its own."
+    prefer: str | None = None
+    "Of several metrics the one by which the winner is taken from the Pareto front; none: the nearest to the ideal point."
     eval_samples: Annotated[int, Interval(ge=16, le=1_000_000)] | None = None
     "Samples drawn for a score; none: 2,000 points or 500 images."
     grace_steps: Annotated[int, Ge(1)] | None = None
-    "Steps before the first decision; none: a quarter of the trial."
+    "Steps before the first decision; none: a quarter of the trial, of pbt a tenth."
     reduction_factor: Annotated[int, Interval(ge=2, le=16)] = 2
     "Of asha: rungs grow by it, and one of so many trials goes on."
+    quantile: Annotated[float, Interval(gt=0, le=0.5)] = 0.25
+    "Of pbt: the share that is replaced at each rung, and the share that it copies."
+    resample_probability: Annotated[float, Interval(ge=0, le=1)] = 0.25
+    "Of pbt: how often a copied number is drawn again, instead of multiplied by 0.8 or 1.2."
+    step_budget: Annotated[int, Ge(1)] | None = None
+    "Training steps of all trials together; nothing that would exceed it begins."
+    time_budget_s: Annotated[float, Gt(0)] | None = None
+    "Seconds after which no rung or batch begins. A search that time ends does not repeat."
+    prune: bool = False
+    "Stop a trial that a health monitor finds ill (collapsed, exploding, a dead critic); it counts as pruned."
+    warm_start: str | None = None
+    "A run whose search is gone on from, as RUN or RUN:STAGE; within a pipeline connect the port `earlier` instead."
     max_concurrent: Annotated[int, Ge(1)] | None = None
-    "Trials at once; none: as many as the cluster holds. It changes no result."
+    "Processes at once; none: as many as the cluster holds. It changes no result."
+    population: Literal["auto", "off"] | Annotated[int, Interval(ge=2, le=1024)] = "auto"
+    "Trials of one shape are trained together in one process. auto: where it pays; off; or so many at most."
     seed: Annotated[int, Ge(0)] | None = None
     "Of the points and of every trial's training; none: the run's."
 
     # --- planning ----------------------------------------------------------------------------------------------
 
     def foresee(self, inputs: Mapping[str, Facts]) -> Foresight:
-        from trainers import config, plugins
+        from trainers import config
 
         dataset = inputs.get("dataset", {})
-        complaints = [Complaint(*fault) for fault in self._metric_faults(dataset, "features" in inputs)]
-        complaints += self._trial_complaints()
+        complaints = _goals.faults(self.metric, dataset, "features" in inputs)
+        complaints += self._trial_faults()
+        complaints += self._contradictions("earlier" in inputs) if not complaints else []
         space, faults = self._read(dataset)
         notes: tuple[str, ...] = ()
         named: dict[tuple[str, str], None] = {}
         if space is not None and not complaints:
             examined = space.examine()
             faults, notes = list(examined.faults), examined.notes
-            if self.searcher == "grid" and (endless := space.continuous()):
-                complaints += [
-                    Complaint(
-                        ("space", path), "endless", f"`{path}` has no end of values", "a grid lists them", "use choice"
-                    )
-                    for path in endless
-                ]
+            complaints += self._unsuited(space)
             if not faults:
                 for point in examined.good:
                     named |= dict.fromkeys(config.resolve(space.apply(point), facts=dataset, checked=True).plugins())
-        complaints += [Complaint(fault.path, fault.id, fault.what, fault.why, fault.hint) for fault in faults]
-        if complaints:
-            return Foresight({"search": {}}, complaints, notes=notes)
-        name = _named(self.metric)[0]
-        attributes = plugins.describe("metrics", name).attributes
-        facts = {"metric": name, "direction": attributes["direction"]}
-        params = {f.name: getattr(self, f.name) for f in fields(self)}
+        complaints += faults
+        if complaints or space is None:
+            told = [Complaint(fault.path, fault.id, fault.what, fault.why, fault.hint) for fault in complaints]
+            return Foresight({"search": {}}, told, notes=notes)
+        objectives = _goals.objectives(self.metric)
+        facts = {"metric": objectives[0].name, "direction": objectives[0].direction}
+        plugins = [*named, *(("metrics", objective.name) for objective in objectives)]
+        params = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
         params["trial"] = config.spelled(self.trial or {})
-        return Foresight({"search": facts}, (), (*named, ("metrics", name)), (*notes, self._plan_note()), params)
+        notes = (*notes, *self._outlook(space, "earlier" in inputs))
+        return Foresight({"search": facts}, (), tuple(plugins), notes, params)
 
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
@@ -100,48 +118,121 @@ class Tune(Stage):
             trial["hacks"] = config.default_hacks()  # subsets of hacks stand beside these
         return read_space(self.space, trial, config.assign, lambda user: config.check(user, dataset))
 
-    def _trial_complaints(self) -> list[Complaint]:
+    def _trial_faults(self) -> list[Fault]:
         """The budget of a trial is the same for all."""
+        why, hint = "trials are compared at equal steps", "set it under `trial`"
         return [
-            Complaint(
-                ("space", key),
-                "fixed",
-                f"`{key}` cannot be searched",
-                "trials are compared at equal steps",
-                "set it under `trial`",
-            )
+            Fault(("space", key), "fixed", f"`{key}` cannot be searched", why, hint)
             for key in BUDGET
             if key in self.space
         ]
 
-    def _metric_faults(self, dataset: Facts, features: bool) -> list[tuple[Any, ...]]:
-        """Mistakes in `metric`, and what it needs and the inputs do not have."""
-        from trainers import plugins
+    def _contradictions(self, earlier: bool) -> list[Fault]:
+        """Parameters that do not go together."""
+        found = []
+        names = [objective.name for objective in _goals.objectives(self.metric)]
+        if self.prefer is not None and self.prefer not in names:
+            what = f"`prefer` names '{self.prefer}', which is not searched for"
+            found.append(Fault(("prefer",), "contradiction", what, "", f"one of: {', '.join(names)}"))
+        if self.scheduler == "median" and len(names) > 1:
+            what = "`scheduler: median` compares one metric"
+            found.append(
+                Fault(("scheduler",), "contradiction", what, f"there are {len(names)}", "use asha, pbt or none")
+            )
+        if self.scheduler == "pbt" and self.searcher == "optuna":
+            why = "pbt itself changes the points of a population, all of which begin at once"
+            found.append(
+                Fault(("searcher",), "contradiction", "`searcher: optuna` learns nothing of pbt", why, "use random")
+            )
+        if (earlier or self.warm_start) and self.searcher == "grid":
+            place = ("warm_start",) if self.warm_start else ("searcher",)
+            found.append(Fault(place, "contradiction", "a grid takes nothing from an earlier search", "it runs whole"))
+        if earlier and self.warm_start:
+            what = "`warm_start` and the port `earlier` both name an earlier search"
+            found.append(Fault(("warm_start",), "contradiction", what, "", "leave out one of them"))
+        return found
 
-        if not (isinstance(self.metric, str) or (isinstance(self.metric, Mapping) and len(self.metric) == 1)):
-            return [(("metric",), "wrong-type", "`metric` must be a name, or one name with its parameters")]
-        name, params = _named(self.metric)
-        path = ("metric", name) if isinstance(self.metric, Mapping) else ("metric",)
-        if faults := plugins.check("metrics", name, params, path):
-            return [(fault.path, fault.id, fault.what, fault.why, fault.hint) for fault in faults]
-        complete = plugins.complete("metrics", name, params)
-        attributes = plugins.describe("metrics", name).attributes
-        needs = set(attributes.get("needs", ()))
-        for need, when in attributes.get("needs_when", {}).items():
-            needs |= {need} if any(complete.get(key) in values for key, values in when.items()) else set()
-        offered = _offered(dataset, features)
-        missing = sorted(need for need in needs if offered is not None and not offered & set(need.split("|")))
-        hint = (
-            "connect a features stage: `inputs: {features: …}`" if any("features" in need for need in missing) else ""
-        )
-        return [(path, "unmet-need", f"metric {name} needs {need.replace('|', ' or ')}", "", hint) for need in missing]
-
-    def _plan_note(self) -> str:
+    def _unsuited(self, space: Space) -> list[Fault]:
+        """What the searcher or the scheduler cannot do with the space, or with the budget."""
+        found = []
+        if self.searcher == "grid":
+            found += [
+                Fault(("space", path), "endless", f"`{path}` has no end of values", "a grid lists them", "use choice")
+                for path in space.continuous()
+            ]
+        if self.scheduler == "pbt" and not space.tunable():
+            why = "it explores numbers of the optimizers, the variant and the hacks; the others decide shapes, and are copied"
+            found.append(
+                Fault(("scheduler",), "contradiction", "`scheduler: pbt` has nothing to explore", why, "use asha")
+            )
         rungs = self._rungs(self._total())
-        trials = f"{self.num_trials or 8} trials" if self.searcher != "grid" or self.num_trials else "the whole grid"
-        return (
-            f"search: {trials} by {self.searcher}, scored at step{'s' * (len(rungs) > 1)} {', '.join(map(str, rungs))}"
-        )
+        least = rungs[0] * self.seeds
+        if self.step_budget is not None and self.step_budget < least:
+            what = f"`step_budget` pays for no trial: the first decision comes after {least:,} steps"
+            found.append(Fault(("step_budget",), "out-of-range", what))
+        return found
+
+    def _outlook(self, space: Space, earlier: bool) -> list[str]:
+        """What will happen, in words."""
+        rungs, count = self._rungs(self._total()), self._count(space)
+        trials = "the whole grid" if self.searcher == "grid" and self.num_trials is None else f"{count} trials"
+        trials = "trials" if count is None else trials
+        batch = f" in batches of {OPTUNA_BATCH}" if self.searcher == "optuna" and (count or 99) > OPTUNA_BATCH else ""
+        seeds = f", each with {self.seeds} seeds" if self.seeds > 1 else ""
+        scored = f"scored at step{'s' * (len(rungs) > 1)} {_listed(rungs)}"
+        notes = [f"search: {trials} by {self.searcher}{batch}{seeds}, {scored}"]
+        if count is not None:
+            about = "" if self.scheduler in ("pbt", "none") or len(rungs) == 1 else "about "
+            notes[0] += f"; {about}{self._planned(space, count):,} steps in all"
+        if self.step_budget is not None:
+            notes.append(f"budget: {self.step_budget:,} steps of all trials together")
+        if self.time_budget_s is not None:
+            notes.append(
+                f"budget: nothing begins after {self.time_budget_s:g} s; a search that time ends does not repeat"
+            )
+        if self.scheduler == "pbt":
+            kept = [path for path in space.dimensions if path not in space.tunable()]
+            copied = f"; copied with the weights: {', '.join(kept)}" if kept else ""
+            notes.append(f"pbt: explores {', '.join(space.tunable())}{copied}")
+        if earlier or self.warm_start:
+            notes.append("warm start: the best of the earlier search are tried first, where this space holds them")
+        return notes
+
+    def _count(self, space: Space) -> int | None:
+        """Trials in all; None where only time ends the search. The whole grid counts its valid points."""
+        if self.num_trials is not None:
+            return self.num_trials
+        if self.searcher == "grid":
+            return None if space.continuous() else sum(1 for _ in space.grid())
+        if self.step_budget is not None:
+            return max(1, affordable(self.step_budget, lambda count: self._planned(space, count)))
+        return None if self.time_budget_s is not None else 8
+
+    def _planned(self, space: Space, count: int) -> int:
+        """Training steps of a search of so many trials."""
+        rungs = self._rungs(self._total())
+        sizes = Proposer(space, "random" if self.searcher == "grid" else self.searcher, 0, count).batches()
+        factor, seeds = self.reduction_factor, self.seeds
+        return sum(planned_steps(self.scheduler, rungs, size, factor, seeds) for size in sizes)
+
+    def _population_note(self, space: Space | None, dataset: Facts) -> list[str]:
+        """Which trials are trained together: of a grid those that there are, else of a sample."""
+        from orchestrator.stages._teams import told
+        from trainers import config
+
+        if space is None or not dataset.get("shape"):
+            return []
+        if self.searcher == "grid":
+            points, count = list(space.grid()), self.num_trials
+            points = _thinned(points, count or len(points))
+            count = len(points)
+        else:
+            count = self.num_trials or 8
+            drawn = (space.draw(self.seed or 0, i) for i in range(min(count, PLANNED)))
+            points = [point for point in drawn if point is not None]
+        points = _thinned(points, PLANNED)
+        resolved = [config.resolve(space.apply(point), facts=dataset, checked=True) for point in points]
+        return [told(resolved, self.population, count)] if resolved else []
 
     def _total(self) -> int:
         from trainers.config import Settings
@@ -149,163 +240,193 @@ class Tune(Stage):
         return int((self.trial or {}).get("total_steps") or Settings.total_steps)
 
     def _rungs(self, total: int) -> tuple[int, ...]:
-        return milestones(self.scheduler, total, self.grace_steps or max(1, total // 4), self.reduction_factor)
+        grace = self.grace_steps or max(1, total // (10 if self.scheduler == "pbt" else 4))
+        return milestones(self.scheduler, total, grace, self.reduction_factor)
 
     # --- running -----------------------------------------------------------------------------------------------
 
     def run(self, context: Context) -> dict[str, Artifact]:
         from orchestrator.stages import _trials
-        from trainers import plugins
 
         dataset: Artifact = context.inputs["dataset"]
-        space, faults = self._read(dataset.metadata)
-        if space is None or faults:
-            raise BadInput("; ".join(str(fault) for fault in faults))
         seed = context.seed if self.seed is None else self.seed
-        name = _named(self.metric)[0]
-        direction = plugins.describe("metrics", name).attributes["direction"]
-        points = dataset.metadata["shape"]["kind"] == "points"
+        space = self._space(dataset.metadata)
+        about = self._about(dataset.metadata, dataset.digest)
+        earlier = self._earlier(context, space, about)
         task = _trials.Task(
             store=context.store,
             lineage=_trials.lineage_of(context),
             dataset=dataset,
             features=context.inputs.get("features"),
             metric=self.metric,
-            eval_samples=self.eval_samples or (2000 if points else 500),
+            eval_samples=about["eval_samples"],
             seed=seed,
             threads=max(1, int(context.scale.cpus_per_worker)),
             gpu=context.scale.gpus_per_worker > 0,
         )
-        rungs = self._rungs(self._total())
-        count = Proposer(self, space, seed, direction).count
-        ledger = _trials.Ledger(context, planned_steps(self.scheduler, rungs, count, self.reduction_factor))
+        ledger = _trials.Ledger(context, self._planned(space, self._count(space) or 1))
+        started = time.monotonic()
 
-        def conductor() -> Conductor:
-            propose = Proposer(self, space, seed, direction).propose
-            rules = Rules(rungs, (Objective(name, direction),), self.scheduler, self.reduction_factor)
-            return Conductor(propose, rules, ledger.known)
+        def over() -> bool:
+            return self.time_budget_s is not None and time.monotonic() - started > self.time_budget_s
 
-        _trials.run(conductor(), task, space, context, ledger, self.max_concurrent)
-        replayed = conductor()  # the decisions once more, from nothing but the scores
-        if replayed.next() is not None:
+        live = self._conductor(space, seed, ledger.known, earlier, over)
+        _trials.run(live, task, space, context, ledger, self.max_concurrent, self.population)
+        by_time = live.ended_by == "time"
+        replayed = self._conductor(space, seed, ledger.known, earlier, lambda: by_time)
+        if replayed.next() is not None:  # the decisions once more, from nothing but the scores
             raise Interrupted(15)
-        return {"search": self._keep(replayed, space, task, context, name, direction)}
+        artifact = self._keep(replayed, table(replayed, space, seed, about), space, context)
+        _trials.forget(task, len(replayed.trials))
+        return {"search": artifact}
 
-    def _keep(self, done: Conductor, space: Space, task: Task, context: Context, name: str, direction: str) -> Artifact:
-        from orchestrator.stages import _trials
+    def so_far(self, inputs: Mapping[str, Facts], seed: int, outcomes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """What `trials.json` would hold of a search that is not finished.
 
+        `outcomes` are the lines that it keeps of what is scored; `seed` is the run's. A warm start is left out of account.
+        """
+        dataset = inputs.get("dataset", {})
+        seed = seed if self.seed is None else self.seed
+        space = self._space(dataset)
+        known = {(one["trial"], one.get("replicate", 0), one["until"]): Outcome(**one["outcome"]) for one in outcomes}
+        done = self._conductor(space, seed, known, None, lambda: False)
+        done.waiting()
+        done.pause()
+        return table(done, space, seed, self._about(dataset, ""))
+
+    def _space(self, dataset: Facts) -> Space:
+        space, faults = self._read(dataset)
+        if space is None or faults:
+            raise BadInput("; ".join(str(fault) for fault in faults))
+        return space
+
+    def _about(self, dataset: Facts, digest: str) -> dict[str, Any]:
+        """What all trials have in common."""
+        samples = self.eval_samples or (2000 if dataset["shape"]["kind"] == "points" else 500)
+        metrics = [
+            {"name": one.name, "direction": one.direction, "written": written, "num_generated": samples}
+            for one, written in zip(_goals.objectives(self.metric), _goals.written(self.metric), strict=True)
+        ]
+        common = {"trial": self.trial or {}, "dataset": digest, "total_steps": self._total(), "eval_samples": samples}
+        return {"metric": metrics[0], "metrics": metrics, "seeds": self.seeds, **common}
+
+    def _earlier(self, context: Context, space: Space, about: Mapping[str, Any]) -> Earlier | None:
+        """What is known from an earlier search; told in a line."""
+        artifact = context.inputs.get("earlier") or (
+            found_in(context.store, self.warm_start) if self.warm_start else None
+        )
+        if artifact is None:
+            return None
+        told = json.loads(context.store.read(artifact, "trials.json"))
+        found = earlier(told, space, about, _goals.objectives(self.metric))
+        use = (
+            "their scores count" if found.comparable else "their scores are of another kind, so only the best are tried"
+        )
+        context.progress.say(
+            f"warm start: {len(found.trials)} of {found.total} earlier points are in this space; {use}"
+        )
+        return found
+
+    def _conductor(
+        self,
+        space: Space,
+        seed: int,
+        known: Mapping[Key, Outcome],
+        earlier: Earlier | None,
+        out_of_time: Callable[[], bool],
+    ) -> Conductor:
+        rungs, objectives = self._rungs(self._total()), _goals.objectives(self.metric)
+        proposer = Proposer(space, self.searcher, seed, self._count(space), objectives, rungs[-1], earlier)
+        evolution = (
+            Evolution(space, seed, self.quantile, self.resample_probability) if self.scheduler == "pbt" else None
+        )
+        rules = Rules(
+            rungs,
+            objectives,
+            self.scheduler,
+            self.reduction_factor,
+            self.seeds,
+            self.step_budget,
+            self.prefer,
+            evolution,
+        )
+        return Conductor(proposer.propose, rules, known, out_of_time)
+
+    def _keep(self, done: Conductor, made: Mapping[str, Any], space: Space, context: Context) -> Artifact:
         failed = [trial for trial in done.trials if trial.error]
-        winner = done.winner
+        pruned = [trial for trial in failed if trial.status == "pruned"]
+        winner, first = done.winner, done.rules.objectives[0]
         if winner is None:
             kind = Diverged if failed and all(trial.status == "diverged" for trial in failed) else StageFailed
-            first = f"; the first: {failed[0].error}" if failed else ""
-            raise kind(f"all {len(done.trials)} trials failed{first}")
+            which = f"; the first: {failed[0].error}" if failed else ""
+            raise kind(
+                f"all {len(done.trials)} trials {'were pruned' if len(pruned) == len(failed) else 'failed'}{which}"
+            )
         best = {key: value for key, value in space.apply(winner.point).items() if key not in BUDGET}
-        table = {
-            "metric": {
-                "name": name,
-                "direction": direction,
-                "written": self.metric,
-                "num_generated": task.eval_samples,
-            },
-            "rungs": list(self._rungs(self._total())),
-            "winner": winner.index,
-            "trials": [described(trial, space, task.seed) for trial in done.trials],
-        }
         metadata = {
             "winner": best,
-            "metric": name,
-            "direction": direction,
+            "metric": first.name,
+            "direction": first.direction,
             "best": winner.score,
             "best_trial": winner.index,
             "num_trials": len(done.trials),
-            "failed": len(failed),
+            "failed": len(failed) - len(pruned),
+            "pruned": len(pruned),
         }
-        text = json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(made, indent=1, sort_keys=True, allow_nan=False) + "\n"
         artifact = context.store.put("search", {"trials.json": text.encode()}, metadata)
         context.tracker.params({f"best.{path}": canonical(value) for path, value in winner.point.items()})
-        context.tracker.metrics({f"best.{name}": float(winner.score or 0.0)}, step=winner.steps)
-        context.progress.say(
-            f"best: trial {winner.index}, {name} {winner.score:.4g}; {len(failed)} of {len(done.trials)} failed"
-        )
-        _trials.forget(task, len(done.trials))
+        values = zip(done.rules.objectives, winner.values[winner.steps], strict=True)
+        context.tracker.metrics({f"best.{one.name}": float(value) for one, value in values}, step=winner.steps)
+        for line in self._said(done, winner, made, len(failed) - len(pruned), len(pruned)):
+            context.progress.say(line)
         return artifact
 
-
-def described(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
-    """A trial as a line of trials.json."""
-    return {
-        "trial": trial.index,
-        "status": trial.status,
-        "point": trial.point,
-        "config": space.apply(trial.point),
-        "seed": seed,
-        "steps": trial.steps,
-        "score": trial.score,
-        "scores": {str(step): score for step, score in sorted(trial.scores.items())},
-        "error": trial.error,
-    }
-
-
-class Proposer:
-    """Points, batch after batch: the same outcomes give the same points."""
-
-    def __init__(self, stage: Tune, space: Space, seed: int, direction: str) -> None:
-        self._space, self._seed, self._searcher = space, seed, stage.searcher
-        if stage.searcher == "optuna":
-            from orchestrator.stages._optuna import Learner
-
-            self._learner = Learner(space, seed, direction)
-        if stage.searcher == "grid":
-            grid = list(space.grid())
-            self._grid = _thinned(grid, stage.num_trials or len(grid))
-            self.count = len(self._grid)
-        else:
-            self.count = stage.num_trials or 8
-
-    def propose(self, told: Sequence[Trial]) -> list[Point]:
-        left = self.count - len(told)
-        if left <= 0:
-            return []
-        if self._searcher == "grid":
-            return self._grid
-        if self._searcher == "random":
-            return self._random(left, [trial.point for trial in told]) if not told else []
-        return self._optuna(min(OPTUNA_BATCH, left), told)
-
-    def _random(self, count: int, taken: list[Point]) -> list[Point]:
-        points: list[Point] = []
-        for i in range(count):
-            point = self._space.draw(self._seed, len(taken) + i, [*taken, *points])
-            if point is None:  # a small space has been seen whole
-                break
-            points.append(point)
-        return points
-
-    def _optuna(self, count: int, told: Sequence[Trial]) -> list[Point]:
-        points = self._learner.propose(told, count)
-        if len(points) < count:
-            points += self._random(count - len(points), [*(trial.point for trial in told), *points])
-        return points
+    def _said(self, done: Conductor, winner: Trial, made: Mapping[str, Any], failed: int, pruned: int) -> Iterator[str]:
+        """How the search ended, in words."""
+        if done.ended_by == "time":
+            yield f"the time budget of {self.time_budget_s:g} s is used up: the search ends here, and would not repeat"
+        if done.ended_by == "steps":
+            yield f"the step budget is used up: {done.steps:,} of {self.step_budget:,} steps"
+        values = zip(done.rules.objectives, winner.values[winner.steps], strict=True)
+        scores = ", ".join(f"{one.name} {value:.4g}" for one, value in values)
+        low_high = made["trials"][winner.index]["interval"]
+        spread = f" ± {(low_high[1] - low_high[0]) / 2:.2g} ({self.seeds} seeds)" if low_high else ""
+        front = f", one of {len(done.front)} on the Pareto front" if len(done.rules.objectives) > 1 else ""
+        ill = f", {pruned} pruned" if pruned else ""
+        yield f"best: trial {winner.index}, {scores}{spread}{front}; {failed} of {len(done.trials)} failed{ill}"
 
 
-def _thinned(points: list[Point], count: int) -> list[Point]:
-    """`count` of the points, evenly spread."""
-    return points if count >= len(points) else [points[i * len(points) // count] for i in range(count)]
+def affordable(budget: int, cost: Callable[[int], int]) -> int:
+    """The most trials that a budget of steps pays for; `cost` grows with their number."""
+    low, high = 0, 1
+    while cost(high) <= budget and high < MOST_TRIALS:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
+    return low
 
 
-def _named(metric: Any) -> tuple[str, dict[str, Any] | None]:
-    return (metric, None) if isinstance(metric, str) else next(iter(metric.items()))
+def found_in(store: ArtifactStore, reference: str) -> Artifact:
+    """The search of a run, named as RUN or RUN:STAGE. Raises BadInput where there is none."""
+    from orchestrator import runs
+
+    run_id, _, stage = reference.partition(":")
+    found = [one for record, one in runs.read(store, run_id).artifacts("search") if stage in ("", record.stage)]
+    if len(found) != 1:
+        what = (
+            f"run {run_id} has {'no search' if not found else f'{len(found)} searches'}{f' {stage}' if stage else ''}"
+        )
+        raise BadInput(
+            what, hint="warm_start is RUN or RUN:STAGE" if found else "name a run of which a tune stage is done"
+        )
+    return found[0]
 
 
-def _offered(dataset: Facts, features: bool) -> set[str] | None:
-    """What metrics may need and is there; None where the data set is not known yet."""
-    shape = dataset.get("shape")
-    if not shape:
-        return None
-    found = {shape["kind"], "inception"} | ({"features"} if features else set())
-    found |= {"labels"} if shape.get("num_classes") else set()
-    return found | ({"mixture"} if dataset.get("mixture") else set())
+def _listed(rungs: Sequence[int]) -> str:
+    shown = [str(step) for step in rungs]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "…", shown[-1]])
 
 
 __all__ = ["Tune"]

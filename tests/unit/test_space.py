@@ -120,7 +120,7 @@ def test_incompatible_combinations_are_pruned_counted_and_never_drawn() -> None:
 def test_a_small_space_is_drawn_whole_and_then_no_more() -> None:
     space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, "batch_size": {"choice": [32, 64]}})
     taken: list[dict[str, Any]] = []
-    while point := space.draw(3, len(taken), taken):
+    while point := space.draw(3, len(taken), {canonical(one) for one in taken}):
         taken.append(point)
     assert len({canonical(point) for point in taken}) == len(taken) == 4
 

@@ -52,7 +52,7 @@ def test_the_size_of_the_space_is_told() -> None:
     assert not foreseen.complaints
     assert foreseen.notes == (
         "space: 6 combinations, beside 1 range; 2 of 8 pruned as incompatible",
-        "search: 4 trials by random, scored at steps 2, 4, 8",
+        "search: 4 trials by random, scored at steps 2, 4, 8; about 16 steps in all",
     )
     assert foreseen.outputs["search"] == {"metric": "frechet_distance", "direction": "minimize"}
     named = set(foreseen.plugins)
