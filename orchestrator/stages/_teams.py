@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval
+
+from orchestrator.space import Point, Space
+from orchestrator.stage import Facts
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -22,6 +25,7 @@ SHARED, EACH = (
     0.6,
     0.16,
 )  # what a population's step costs, and each member's, in steps of a single training: benchmarks/population.py
+LOOKED_AT = 64  # points of a space, when planning
 OFF = "`population: off`"
 
 
@@ -125,25 +129,45 @@ def _ends(found: Sequence[tuple[int, ...]], until: Sequence[int], processes: int
 # --- in words -----------------------------------------------------------------------------------------------------------
 
 
-def told(found: Teams, count: int, *, about: bool = False) -> str:
-    """A line of the plan: how many trials are trained together, and why the others are not. `about`: a sample was looked at."""
-    if all(why == OFF for why in found.alone.values()) and len(found.alone) == count:
+def outlook(
+    space: Space, dataset: Facts, population: Population, trials: int, *, grid: bool = False, seeds: int = 1
+) -> str:
+    """What `told` says of a search, by a sample of its points."""
+    from trainers import config
+
+    if grid:
+        points: list[Point] = list(islice(space.grid(), LOOKED_AT))
+    else:
+        drawn = (space.draw(0, i) for i in range(min(trials, LOOKED_AT)))
+        points = [point for point in drawn if point is not None]
+    configs = [config.resolve(space.apply(point), facts=dataset, checked=True) for point in points]
+    return told([one for one in configs for _ in range(seeds)], population, trials * seeds)
+
+
+def told(configs: Sequence[TrainConfig], population: Population, trials: int) -> str:
+    """A line of the plan: how many trials are trained together, and why the others are not.
+
+    `configs` are those of the trials, or a sample of them, whose shares are told then.
+    """
+    if population == "off":
         return "population: off, every trial is trained by itself"
-    sizes = [len(team) for team in found.teams if len(team) > 1]
-    around = "about " if about else ""
-    reasons = Counter(found.alone.values())
-    beside = "; ".join(f"{n} alone: {why}" for why, n in reasons.most_common())
-    if not sizes:
-        return f"population: none of {around}{count} trials; {beside}"
-    groups = f"{len(sizes)} group{'s' * (len(sizes) > 1)} of {_span(sizes)}"
-    return f"population: {around}{sum(sizes)} of {count} trials are trained together, in {groups}" + (
-        f"; {beside}" if beside else ""
-    )
+    shapes, alone = _shapes(configs, [1] * len(configs), population)
+    reasons = [(_of(n, configs, trials), why) for why, n in Counter(alone.values()).most_common()]
+    if not shapes:
+        whys = reasons[0][1] if len(reasons) == 1 else "; ".join(f"{n}: {why}" for n, why in reasons)
+        return f"population: every trial is trained by itself: {whys}"
+    together = _of(sum(map(len, shapes)), configs, trials)
+    kinds = f"{len(shapes)} shape{'s' * (len(shapes) > 1)}, at most {_largest(population)} at once"
+    line = f"population: {together} of {trials} trainings together, of {kinds}"
+    return "; ".join([line, *(f"{n} alone: {why}" for n, why in reasons)])
 
 
-def _span(sizes: Sequence[int]) -> str:
-    low, high = min(sizes), max(sizes)
-    return f"{low}" if low == high else f"{low} to {high}"
+def _of(count: int, sample: Sequence[TrainConfig], trials: int) -> str:
+    """So many of the sample, as a number of trials."""
+    if count == len(sample):
+        return "all"
+    exact = len(sample) == trials
+    return f"{count}" if exact else f"about {max(1, round(count * trials / len(sample)))}"
 
 
-__all__ = ["Population", "Teams", "cost", "teams", "told"]
+__all__ = ["Population", "Teams", "cost", "outlook", "teams", "told"]
