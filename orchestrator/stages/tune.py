@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,13 +21,14 @@ from orchestrator.search.table import Earlier, earlier, table
 from orchestrator.space import Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 from orchestrator.stages import _goals
-from orchestrator.stages._proposals import MOST_TRIALS, OPTUNA_BATCH, Proposer
+from orchestrator.stages._proposals import MOST_TRIALS, OPTUNA_BATCH, Proposer, batches
 from trainers.plugins import Fault
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
 
 BUDGET = ("total_steps", "log_every", "sample_every", "checkpoint_every")  # of a trial: not part of what wins
+FREE = ("max_concurrent", "population")  # they change no result, so they are in no cache key
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Tune(Stage):
         plugins = [*named, *(("metrics", objective.name) for objective in objectives)]
         params = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
         params["trial"] = config.spelled(self.trial or {})
-        notes = (*notes, *self._outlook(space, "earlier" in inputs))
+        notes = (*notes, *self._outlook(space, "earlier" in inputs), *self._together(space, dataset))
         return Foresight({"search": facts}, (), tuple(plugins), notes, params)
 
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
@@ -183,7 +185,7 @@ class Tune(Stage):
         notes = [f"search: {trials} by {self.searcher}{batch}{seeds}, {scored}"]
         if count is not None:
             about = "" if self.scheduler in ("pbt", "none") or len(rungs) == 1 else "about "
-            notes[0] += f"; {about}{self._planned(space, count):,} steps in all"
+            notes[0] += f"; {about}{self._planned(count):,} steps in all"
         if self.step_budget is not None:
             notes.append(f"budget: {self.step_budget:,} steps of all trials together")
         if self.time_budget_s is not None:
@@ -205,34 +207,23 @@ class Tune(Stage):
         if self.searcher == "grid":
             return None if space.continuous() else sum(1 for _ in space.grid())
         if self.step_budget is not None:
-            return max(1, affordable(self.step_budget, lambda count: self._planned(space, count)))
+            return max(1, affordable(self.step_budget, self._planned))
         return None if self.time_budget_s is not None else 8
 
-    def _planned(self, space: Space, count: int) -> int:
+    def _planned(self, count: int) -> int:
         """Training steps of a search of so many trials."""
-        rungs = self._rungs(self._total())
-        sizes = Proposer(space, "random" if self.searcher == "grid" else self.searcher, 0, count).batches()
+        rungs, sizes = self._rungs(self._total()), Counter(batches(self.searcher, count))
         factor, seeds = self.reduction_factor, self.seeds
-        return sum(planned_steps(self.scheduler, rungs, size, factor, seeds) for size in sizes)
+        return sum(times * planned_steps(self.scheduler, rungs, size, factor, seeds) for size, times in sizes.items())
 
-    def _population_note(self, space: Space | None, dataset: Facts) -> list[str]:
-        """Which trials are trained together: of a grid those that there are, else of a sample."""
-        from orchestrator.stages._teams import told
-        from trainers import config
+    def _together(self, space: Space, dataset: Facts) -> list[str]:
+        """Which trials are trained together."""
+        from orchestrator.stages._teams import outlook
 
-        if space is None or not dataset.get("shape"):
+        count = self._count(space)
+        if count is None or not dataset.get("shape"):
             return []
-        if self.searcher == "grid":
-            points, count = list(space.grid()), self.num_trials
-            points = _thinned(points, count or len(points))
-            count = len(points)
-        else:
-            count = self.num_trials or 8
-            drawn = (space.draw(self.seed or 0, i) for i in range(min(count, PLANNED)))
-            points = [point for point in drawn if point is not None]
-        points = _thinned(points, PLANNED)
-        resolved = [config.resolve(space.apply(point), facts=dataset, checked=True) for point in points]
-        return [told(resolved, self.population, count)] if resolved else []
+        return [outlook(space, dataset, self.population, count, grid=self.searcher == "grid", seeds=self.seeds)]
 
     def _total(self) -> int:
         from trainers.config import Settings
@@ -264,7 +255,7 @@ class Tune(Stage):
             threads=max(1, int(context.scale.cpus_per_worker)),
             gpu=context.scale.gpus_per_worker > 0,
         )
-        ledger = _trials.Ledger(context, self._planned(space, self._count(space) or 1))
+        ledger = _trials.Ledger(context, self._planned(self._count(space) or 1))
         started = time.monotonic()
 
         def over() -> bool:
