@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from orchestrator.search import Objective, Trial
@@ -51,19 +51,6 @@ class Proposer:
             if earlier is not None and earlier.comparable:
                 self._learner.learn(earlier.trials)
 
-    def batches(self) -> Iterator[int]:
-        """How many trials each batch has; without end where no count is known."""
-        left = MOST_TRIALS if self.count is None else self.count
-        while left > 0:
-            size = self._size(left)
-            left -= size
-            yield size
-
-    def _size(self, left: int) -> int:
-        if self._searcher == "optuna":
-            return min(OPTUNA_BATCH, left)
-        return min(ENDLESS_BATCH, left) if self.count is None else left
-
     def propose(self, told: Sequence[Trial]) -> list[Point]:
         """The next batch; nothing once all were tried, or where the space has no more."""
         left = (MOST_TRIALS if self.count is None else self.count) - len(told)
@@ -73,7 +60,7 @@ class Proposer:
             return self._grid if not told else []
         if self._searcher == "random" and told and self.count is not None:
             return []
-        size = self._size(left)
+        size = batch(self._searcher, left, self.count is None)
         taken = [trial.point for trial in told]
         first = [] if told else list(self._first)
         if self._searcher == "random":
@@ -94,9 +81,24 @@ class Proposer:
         return points
 
 
+def batch(searcher: Searcher, left: int, endless: bool = False) -> int:
+    """How many of the trials that are left begin at once."""
+    if searcher == "optuna":
+        return min(OPTUNA_BATCH, left)
+    return min(ENDLESS_BATCH, left) if endless else left
+
+
+def batches(searcher: Searcher, count: int) -> list[int]:
+    """How many trials each batch of a search has."""
+    sizes: list[int] = []
+    while sum(sizes) < count:
+        sizes.append(batch(searcher, count - sum(sizes)))
+    return sizes
+
+
 def _thinned(points: list[Point], count: int) -> list[Point]:
     """`count` of the points, evenly spread."""
     return points if count >= len(points) else [points[i * len(points) // count] for i in range(count)]
 
 
-__all__ = ["MOST_TRIALS", "OPTUNA_BATCH", "Proposer", "Searcher"]
+__all__ = ["MOST_TRIALS", "OPTUNA_BATCH", "Proposer", "Searcher", "batch", "batches"]

@@ -50,7 +50,7 @@ def trials(store: ArtifactStore, search: Artifact) -> list[dict[str, Any]]:
 def test_the_size_of_the_space_is_told() -> None:
     foreseen = tune().foresee({"dataset": POINTS})
     assert not foreseen.complaints
-    assert foreseen.notes == (
+    assert foreseen.notes[:2] == (
         "space: 6 combinations, beside 1 range; 2 of 8 pruned as incompatible",
         "search: 4 trials by random, scored at steps 2, 4, 8; about 16 steps in all",
     )
