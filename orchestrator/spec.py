@@ -22,7 +22,7 @@ from orchestrator.frame import SPEC, Flaw, check
 from orchestrator.overrides import apply_profile, apply_set, with_profile
 from orchestrator.wording import quote, suggest
 
-__all__ = ["Reference", "Retry", "Scale", "Secret", "Spec", "StageSpec", "load", "reveal"]
+__all__ = ["Reference", "Retry", "Scale", "Secret", "Spec", "StageSpec", "load", "resolved", "reveal"]
 
 MAX_CELLS = 1000
 
@@ -164,6 +164,16 @@ def load(
     if problems is not None:
         problems.extend(told)
     return replace(_build(document, flaws, profile), sets=tuple(sets))
+
+
+def resolved(path: str | File, *, sets: Sequence[str] = (), profile: str | None = None) -> dict[str, Any]:
+    """A spec's value with its profile and `sets` applied, references to credentials as they were written.
+
+    For another machine to load. Only after `load` has found no mistake.
+    """
+    document = read(path)
+    _override(document, sets, profile, None)
+    return {key: value for key, value in document.value.items() if key != "profiles"}
 
 
 def _override(document: Document, sets: Sequence[str], profile: str | None, storage: str | None) -> None:

@@ -1,0 +1,47 @@
+"""Documents as YAML that everybody reads alike: readers of 1.1 and of 1.2, Go's and ours.
+
+Keys keep their order. A text that some reader could take for something else (`on`, `12e3`, `0x1f`) is quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+_SAFE = re.compile(r"[A-Za-z/][A-Za-z0-9_./@%+-]*(:[A-Za-z0-9_./@%+-]+)*( [A-Za-z0-9_./@%+=,;()-]+)*")
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None
+    if "\n" in value:
+        style = "|"
+    elif len(value) == 1 or not _SAFE.fullmatch(value) or dumper.resolve(yaml.ScalarNode, value, (True, False)) != "tag:yaml.org,2002:str":
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """One document."""
+    return yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+
+
+def dump_all(documents: Iterable[Mapping[str, Any]], head: str = "") -> str:
+    """Several, after a comment."""
+    return head + "---\n".join(dump(document) for document in documents)
+
+
+__all__ = ["dump", "dump_all"]
