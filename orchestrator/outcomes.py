@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ KIND = "search"
 TABLE = "trials.json"
 LEDGER = "outcomes.json"
 BAD = ("failed", "diverged", "pruned")
+LOOK_BACK = 50  # runs, for the newest that searched
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class TrialResult:
     values: Mapping[str, float] = field(default_factory=dict)  # by metric, where there are several
     seconds: float | None = None  # None where the ledger is gone
     error: str = ""
+    lost: Mapping[str, str] = field(default_factory=dict)  # replicate -> why it has no score
+    symptoms: tuple[str, ...] = ()  # what health monitors saw
+    changes: tuple[Mapping[str, Any], ...] = ()  # of PBT: {step, source, point}; `point` above is the last one
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], seconds: float | None = None) -> TrialResult:
@@ -76,6 +81,9 @@ class TrialResult:
             values={name: float(value) for name, value in (stored.get("values") or {}).items() if value is not None},
             seconds=seconds,
             error=str(stored["error"] or ""),
+            lost=dict(stored.get("lost") or {}),
+            symptoms=tuple(stored.get("symptoms") or ()),
+            changes=tuple(stored.get("changes") or ()),
         )
 
     def value(self, metric: str) -> float | None:
@@ -95,6 +103,9 @@ class TrialResult:
             "scores": {str(step): score for step, score in self.scores.items()},
             "config": dict(self.config),
             "error": self.error,
+            "lost": dict(self.lost),
+            "symptoms": list(self.symptoms),
+            "changes": [dict(change) for change in self.changes],
         }
 
 
@@ -161,26 +172,6 @@ def _signed(value: float | None, sign: int) -> float:
     return math.inf if value is None or not math.isfinite(value) else sign * value
 
 
-def pareto(trials: Iterable[TrialResult], goals: Sequence[Goal]) -> tuple[int, ...]:
-    """Indices of the trials that no other beats in every metric, of those that went farthest; ascending."""
-    scored = [t for t in trials if t.status not in BAD and all(t.value(goal.name) is not None for goal in goals)]
-    last = max((trial.steps for trial in scored), default=0)
-    rows = [
-        (trial.index, tuple(_signed(trial.value(goal.name), goal.sign) for goal in goals))
-        for trial in scored
-        if trial.steps == last
-    ]
-    front: list[tuple[int, tuple[float, ...]]] = []
-    for index, row in sorted(rows, key=lambda one: one[1]):  # whatever beats a row stands before it
-        if not any(_beats(other, row) for _, other in front):
-            front.append((index, row))
-    return tuple(sorted(index for index, _ in front))
-
-
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
-
-
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
@@ -188,15 +179,13 @@ def parse(table: Mapping[str, Any], stage: str, seconds: Mapping[int, float] | N
     """A table as `trials.json` holds it; `seconds` by trial. Raises KeyError, TypeError or ValueError for anything else."""
     goals = _goals(table)
     trials = tuple(TrialResult.of(one, (seconds or {}).get(one["trial"])) for one in table["trials"])
-    several = len(goals) > 1
-    front = tuple(table.get("front") or (pareto(trials, goals) if several else ()))
     return SearchResults(
         stage=stage,
         goals=goals,
         trials=tuple(sorted(trials, key=lambda trial: trial.index)),
         rungs=tuple(int(step) for step in table.get("rungs") or ()),
         winner=table["winner"],
-        front=front,
+        front=tuple(table.get("front") or ()),
         finished=bool(table.get("finished", True)),
     )
 
@@ -222,6 +211,20 @@ def of_run(run: Run, stage: str | None = None) -> SearchResults:
         if known is not None and known.kind == KIND:
             return read(run.store, known, record.stage, record.lineage)
     return _unfinished(run, record, step)
+
+
+def newest(run: Run, asked: str | None) -> Run:
+    """The run itself where it was asked for by its id or has a search; else the newest of its pipeline (of all) that has."""
+    from orchestrator import runs
+
+    if asked == run.run_id or _searches(run):
+        return run
+    others = islice(runs.records(run.store, asked), LOOK_BACK)
+    return next((other for other in others if _searches(other)), run)
+
+
+def _searches(run: Run) -> bool:
+    return any(KIND in step.outputs.values() for step in _steps(run))
 
 
 def _searching(run: Run, name: str | None) -> tuple[StageRecord, Step | None]:
@@ -280,6 +283,8 @@ def _unfinished(run: Run, record: StageRecord, step: Step | None) -> SearchResul
         known = [found.metadata for digest in made if digest and (found := run.store.find(digest)) is not None]
         facts[port] = known[0] if known else {}
     table = {**replay(facts, step.seed, lines), "finished": False}
+    for line in table["trials"]:  # which of those that may train are training, only their processes know
+        line["status"] = "waiting" if line["status"] == "running" else line["status"]
     return parse(table, record.stage, _seconds(lines))
 
 
@@ -309,4 +314,4 @@ def _seconds(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     return spent
 
 
-__all__ = ["Goal", "SearchResults", "TrialResult", "of_run", "pareto", "parse", "read", "shortened"]
+__all__ = ["Goal", "SearchResults", "TrialResult", "newest", "of_run", "parse", "read", "shortened"]

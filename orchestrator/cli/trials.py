@@ -53,7 +53,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """List the trials of RUN's search: a run's id, or a pipeline's name for its newest run (default: the newest run).
+    """List the trials of RUN's search: a run's id, or a pipeline's name (default: the newest run that searched).
 
     A search that runs, or was killed, is shown as far as it has come. Exits with 2 where there is no search, no such
     trial, or FILE is there already.
@@ -68,7 +68,7 @@ def command(
 
     if trial is not None and write_spec is None:
         raise click.UsageError("--trial needs --write-spec FILE")
-    found = options.find_run(storage, run)
+    found = outcomes.newest(options.find_run(storage, run), run)
     search = outcomes.of_run(found, stage)
     if write_spec is not None:
         _write(found, search, trial, write_spec, force, as_json)
@@ -107,11 +107,14 @@ def sorted_by(trials: Sequence[TrialResult], search: SearchResults, key: str) ->
     Raises BadInput for a key that no trial has.
     """
     from orchestrator.errors import BadInput
+    from orchestrator.outcomes import shortened
     from trainers.plugins import suggest
 
-    name, down = key.removeprefix("-"), key.startswith("-")
+    paths = search.varied()
+    down = key.startswith("-")
+    name = dict(zip(shortened(paths), paths, strict=True)).get(key.removeprefix("-"), key.removeprefix("-"))
     goals = {goal.name: goal for goal in search.goals}
-    known = ["score", "steps", "seconds", "trial", "status", *goals, *search.varied()]
+    known = ["score", "steps", "seconds", "trial", "status", *goals, *paths]
     if name not in known and not any(name in trial.point for trial in trials):
         raise BadInput(
             f"trials have no {name!r} to sort by", hint=suggest(name, known) or f"they have {', '.join(known)}"
@@ -143,12 +146,18 @@ def sorted_by(trials: Sequence[TrialResult], search: SearchResults, key: str) ->
 def _head(run: Run, search: SearchResults) -> str:
     from collections import Counter
 
+    from orchestrator import standing
+
     counts = Counter(trial.status for trial in search.trials)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     goals = ", ".join(f"{goal.direction} {goal.name}" for goal in search.goals)
     parts = [f"{click.style(run.run_id, bold=True)}  {search.stage}: {len(search.trials)} trials ({told}); {goals}"]
     if not search.finished:
-        parts.append("the search is not finished: these are the scores that it has kept so far")
+        state = standing.status(run)
+        more = "" if state == "running" else "; running the pipeline again goes on from them"
+        parts.append(
+            f"the search is not finished (the run is {state}): these are the scores that it has kept so far{more}"
+        )
     return "\n".join(parts)
 
 
