@@ -18,9 +18,11 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import NormalDist
 from typing import Any
 
-from orchestrator.domains import Answers, Chooser, Conditional, Domain, Path, Places, Subsets, names_in, read_domain
+from orchestrator.distributions import read_domain
+from orchestrator.domains import Answers, Chooser, Conditional, Domain, Normal, Path, Places, Subsets, names_in
 from trainers.plugins import Fault
 
 Point = dict[str, Any]  # dotted path -> value
@@ -32,6 +34,8 @@ Checked = tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]  # and w
 
 MOST_COMBINATIONS = 256  # checked one by one when planning; of more, as many are drawn
 MOST_TRIES = 1000  # draws for one trial, before the space counts as exhausted
+MOST_OUTSIDE = 0.95  # of a normal distribution, that the parameter refuses and that is drawn again
+FARTHEST_SD = 4.75  # standard deviations beyond which nothing is drawn
 PLUGIN_KEYS = ("variant", "hacks", "backbone")
 SIDES = ("generator", "critic")
 
@@ -167,7 +171,10 @@ class Space:
     def _value(self, path: str, point: Mapping[str, Any]) -> Any:
         """What the configuration at a point has at a path; a subset of hacks stands beside the trial's own."""
         if path not in point:
-            return _at(self.trial, path)
+            above = max((one for one in point if path.startswith(f"{one}.")), key=len, default=None)
+            if above is None:
+                return _at(self.trial, path)
+            return _at(self._value(above, point), path[len(above) + 1 :])
         domain = self.dimensions.get(path)
         return domain.beside(self.trial.get(path) or (), point[path]) if isinstance(domain, Subsets) else point[path]
 
@@ -217,8 +224,9 @@ class Space:
         if not good:
             return Examination(tuple(self._hopeless(found)))
         faults = self._dead(found) if whole else []
-        faults += self._ends(good) if whole else []
-        return Examination(tuple(faults), self._notes(found, good, whole), tuple(good))
+        cuts: list[str] = []
+        faults += self._ends(good, cuts) if whole else []
+        return Examination(tuple(faults), (*self._notes(found, good, whole), *dict.fromkeys(cuts)), tuple(good))
 
     def _hopeless(self, found: Sequence[Checked]) -> list[Fault]:
         """No combination is valid: what the trial has wrong in all of them, else the values that are wrong, else the first."""
@@ -247,9 +255,29 @@ class Space:
                         dead[path, place] = Fault(("space", path, *place), fault.id, fault.what, fault.why, fault.hint)
         return list(dead.values())
 
-    def _ends(self, good: Sequence[Point]) -> list[Fault]:
-        """Ends of ranges that the parameter itself refuses, and dimensions that no valid combination uses."""
-        faults = []
+    def _outside(self, path: str, domain: Normal, point: Point) -> float:
+        """The share of a normal distribution that the parameter refuses beside a point's other values."""
+
+        def refused(value: float) -> bool:
+            return bool(self.check(self.apply({**point, path: value})))
+
+        outside = 0.0
+        for sign in (-1, 1):
+            good, bad = domain.mean, domain.mean + sign * FARTHEST_SD * domain.sd
+            if not refused(bad):
+                continue
+            for _ in range(40):
+                middle = (good + bad) / 2
+                good, bad = (good, middle) if refused(middle) else (middle, bad)
+            outside += 1 - NormalDist().cdf(abs(bad - domain.mean) / domain.sd)
+        return outside
+
+    def _ends(self, good: Sequence[Point], cuts: list[str]) -> list[Fault]:
+        """Ends of ranges that the parameter itself refuses, and dimensions that no valid combination uses.
+
+        `cuts` gets a line for each normal distribution that the parameter's range cuts.
+        """
+        faults: list[Fault] = []
         for path, domain in self.dimensions.items():
             seen: set[Path] = set()
             for point in good:
@@ -258,6 +286,14 @@ class Space:
                     continue
                 if not found[1].structural:
                     faults += self._refused(path, found, point)
+                if isinstance(found[1], Normal) and not faults and (share := self._outside(path, found[1], point)):
+                    what = f"{share:.0%} of the normal distribution of `{path}`"
+                    if share > MOST_OUTSIDE:
+                        place = ("space", path, *found[0], "normal")
+                        faults.append(
+                            Fault(place, "out-of-range", f"{what} is refused by the parameter", "", "move its mean")
+                        )
+                    cuts.append(f"space: {what} is outside of what the parameter accepts, and is cut off")
                 seen.add(found[0])
             if not seen:
                 why = "no valid combination chooses what it belongs to" if "." in path else ""
@@ -308,7 +344,7 @@ def read_space(space: Any, trial: Mapping[str, Any], assign: Assign, check: Chec
             domains[path] = domain
     faults += _misplaced(domains)
     for path, domain in domains.items():
-        if isinstance(domain, Conditional) and domain.on not in domains and _at(trial, domain.on) is None:
+        if isinstance(domain, Conditional) and not _needs(domain.on, domains) and _at(trial, domain.on) is None:
             what = f"`{path}` depends on '{domain.on}', which neither the space nor the trial has"
             faults.append(Fault(("space", path, "conditional", "on"), "unknown-path", what))
     ordered = _ordered(domains)
@@ -334,13 +370,21 @@ def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain] | None:
     ordered: dict[str, Domain] = {}
     while waiting:
         ready = [
-            p for p in waiting if not isinstance(d := domains[p], Conditional) or d.on in ordered or d.on not in domains
+            path
+            for path in waiting
+            if not isinstance(domain := domains[path], Conditional)
+            or all(one in ordered for one in _needs(domain.on, domains))
         ]
         if not ready:
             return None
         ordered[ready[0]] = domains[ready[0]]
         waiting.remove(ready[0])
     return ordered
+
+
+def _needs(on: str, domains: Mapping[str, Domain]) -> list[str]:
+    """The dimensions that decide the value at a path: its own, and those of what it is a part of."""
+    return [path for path in domains if on == path or on.startswith(f"{path}.")]
 
 
 def _asked(path: str, place: Path) -> str:
@@ -352,11 +396,12 @@ def _order(path: str) -> tuple[int, str]:
     return path.count("."), path
 
 
-def _at(user: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of the trial, or None."""
-    value: Any = user
+def _at(value: Any, path: str) -> Any:
+    """The value at a dotted path of a trial, or of a part of one; None where there is none."""
     for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, list | tuple):  # of plugins, each a name or {name: parameters}
+            value = next((one for one in value if part in names_in(one)), None)
+        value = value.get(part) if isinstance(value, Mapping) else {} if value == part else None
     return value
 
 
