@@ -14,7 +14,17 @@ from decimal import Decimal
 from orchestrator.kubernetes.rules import quantity
 from orchestrator.kubernetes.workloads import SERVING, Json, Workload, items, mapping, maps
 
-VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "image"}
+VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+    "image",
+}
 SECCOMP = ("RuntimeDefault", "Localhost")
 SELINUX = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 APPARMOR = (None, "RuntimeDefault", "Localhost")

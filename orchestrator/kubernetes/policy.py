@@ -1,0 +1,75 @@
+"""What manifests must keep to beyond their schema: checked before anything is rendered, submitted or released.
+
+`check(documents)` judges each document by itself; `check_bundle(documents)` also judges an installation (documents with a
+Namespace among them) as a whole. What a RayJob or a RayCluster must be for KubeRay is `model.check`. As a command:
+
+    kubectl kustomize k8s/overlays/dev-kind | python -m orchestrator.kubernetes.policy
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.kubernetes import access, bundle, hardening, traffic, wellformed
+from orchestrator.kubernetes.workloads import Json, name_of, workloads
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that is not as it must be."""
+
+    rule: str  # "seccomp", stable
+    where: str  # "Deployment mlflow spec.template.spec.containers[0].securityContext"
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} [{self.rule}]"
+
+
+def check(documents: Iterable[Json]) -> list[Violation]:
+    """Every violation in documents, each judged by itself."""
+    found = []
+    for document in documents:
+        told = [*wellformed.document(document), *access.document(document), *traffic.policy(document)]
+        for work in workloads(document):
+            told += [*wellformed.pod(work), *hardening.pod(work)]
+        found += [Violation(rule, f"{name_of(document)} {at}".strip(), what) for rule, at, what in told]
+    return list(dict.fromkeys(found))
+
+
+def check_bundle(documents: Sequence[Json]) -> list[Violation]:
+    """`check`, and, where a Namespace is among the documents, the rules of a whole installation."""
+    found = check(documents)
+    if any(document.get("kind") == "Namespace" for document in documents):
+        found += [Violation(rule, at or "the installation", what) for rule, at, what in bundle.installation(documents)]
+    return list(dict.fromkeys(found))
+
+
+def check_file(documents: Iterable[Json]) -> list[Violation]:
+    """For documents as they stand in files: secrets that a reader of the file would see."""
+    return [
+        Violation(rule, f"{name_of(document)} {at}".strip(), what)
+        for document in documents
+        for rule, at, what in access.plain_secrets(document)
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check files, or what comes on standard input; 0 when all is well, else 2."""
+    import yaml
+
+    from orchestrator.kubernetes import model
+
+    texts = [Path(path).read_text() for path in arguments] or [sys.stdin.read()]
+    documents = [d for text in texts for d in yaml.safe_load_all(text) if isinstance(d, dict)]
+    told = [f"{name_of(d)} {fault}" for d in documents for fault in model.check(d)]
+    told += [str(violation) for violation in check_bundle(documents)]
+    print("\n".join([*told, f"{len(documents)} documents, {len(told)} violations"]))
+    return 2 if told or not documents else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,228 @@
+"""What network policies let through: a small model of them, the traffic that jobs need, and the traffic that must not be.
+
+The model is the one of `networking.k8s.io/v1`: policies only add; a pod that some policy selects for a direction gets
+nothing in that direction but what those policies list; both ends must agree.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.kubernetes.workloads import MINE, Json, items, job_labels, mapping, maps, texts
+
+Found = Iterator[tuple[str, str, str]]  # rule, path, what
+METADATA = "169.254.169.254"  # hands out the node's credentials in most clouds
+OUTSIDE = "203.0.113.7"  # some address of the internet (RFC 5737)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One end of a connection: a pod in a namespace, or an address outside of the cluster."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = ""  # "" where it is an address
+    address: str = ""
+
+
+def selects(selector: Json, labels: Mapping[str, str]) -> bool:
+    """A label selector, matchLabels and matchExpressions; an empty one selects everything."""
+    if any(labels.get(key) != value for key, value in texts(selector.get("matchLabels")).items()):
+        return False
+    for term in maps(selector.get("matchExpressions")):
+        key, values, how = str(term.get("key")), [str(v) for v in items(term.get("values"))], term.get("operator")
+        here = key in labels
+        good = {
+            "In": here and labels.get(key) in values,
+            "NotIn": not here or labels.get(key) not in values,
+            "Exists": here,
+            "DoesNotExist": not here,
+        }.get(str(how), False)
+        if not good:
+            return False
+    return True
+
+
+def passes(policies: Sequence[Json], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
+    """Whether a connection gets through all policies, at both ends."""
+    return _side(policies, "Egress", source, target, port, protocol) and _side(
+        policies, "Ingress", target, source, port, protocol
+    )
+
+
+def _side(policies: Sequence[Json], way: str, here: Peer, there: Peer, port: int, protocol: str) -> bool:
+    if not here.namespace:
+        return True  # not ours to decide
+    mine = [
+        mapping(policy.get("spec"))
+        for policy in policies
+        if mapping(policy.get("metadata")).get("namespace") == here.namespace
+        and selects(mapping(mapping(policy.get("spec")).get("podSelector")), here.labels)
+        and way in _types(mapping(policy.get("spec")))
+    ]
+    if not mine:
+        return True  # policies isolate only whom they select
+    ends = "to" if way == "Egress" else "from"
+    return any(
+        _port(rule, port, protocol) and _peer(rule, ends, there, here.namespace)
+        for spec in mine
+        for rule in maps(spec.get(way.lower()))
+    )
+
+
+def _types(spec: Json) -> Sequence[object]:
+    return items(spec.get("policyTypes")) or (["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
+
+
+def _port(rule: Json, port: int, protocol: str) -> bool:
+    ports = maps(rule.get("ports"))
+    if not ports:
+        return True
+    for one in ports:
+        low = one.get("port")
+        if one.get("protocol", "TCP") == protocol and (low is None or _between(low, one.get("endPort", low), port)):
+            return True
+    return False
+
+
+def _between(low: object, high: object, port: int) -> bool:
+    return isinstance(low, int) and isinstance(high, int) and low <= port <= high
+
+
+def _peer(rule: Json, ends: str, there: Peer, namespace: str) -> bool:
+    peers = maps(rule.get(ends))
+    if not peers:
+        return True
+    for peer in peers:
+        if "ipBlock" in peer:
+            # A pod's address is not for ipBlocks to match: most plug-ins treat the two apart.
+            block = mapping(peer["ipBlock"])
+            if there.address and _inside(there.address, block):
+                return True
+        elif there.namespace:
+            spaces = {"kubernetes.io/metadata.name": there.namespace}
+            near = (
+                selects(mapping(peer["namespaceSelector"]), spaces)
+                if "namespaceSelector" in peer
+                else there.namespace == namespace
+            )
+            if near and selects(mapping(peer.get("podSelector")), there.labels):
+                return True
+    return False
+
+
+def _inside(address: str, block: Json) -> bool:
+    at = ipaddress.ip_address(address)
+    return at in ipaddress.ip_network(str(block.get("cidr")), strict=False) and not any(
+        at in ipaddress.ip_network(str(other), strict=False) for other in items(block.get("except"))
+    )
+
+
+def policy(found: Json) -> Found:
+    """What is wrong with one NetworkPolicy."""
+    if found.get("kind") != "NetworkPolicy":
+        return
+    spec = mapping(found.get("spec"))
+    kinds = items(spec.get("policyTypes"))
+    if not kinds:
+        yield "network", "spec.policyTypes", "is missing: what it isolates would be guessed"
+    for way, ends in (("Ingress", "from"), ("Egress", "to")):
+        rules = maps(spec.get(way.lower()))
+        if rules and way not in kinds:
+            yield "network", f"spec.{way.lower()}", f"has rules, and policyTypes lacks {way}"
+        for number, rule in enumerate(rules):
+            yield from _rule(rule, ends, f"spec.{way.lower()}[{number}]")
+
+
+def _rule(rule: Json, ends: str, at: str) -> Found:
+    if not maps(rule.get("ports")):
+        yield "network", f"{at}.ports", "are missing: every port is open"
+    for port in maps(rule.get("ports")):
+        low, high = port.get("port"), port.get("endPort", port.get("port"))
+        if low is None:
+            yield "network", f"{at}.ports", "name no port: every one is open"
+        elif isinstance(low, int) and isinstance(high, int) and (low > high or not 0 < low < 65536 or high > 65535):
+            yield "network", f"{at}.ports", f"{low} to {high} are no ports"
+    if not maps(rule.get(ends)):
+        yield "network", f"{at}.{ends}", "is missing: open to everything"
+    for number, peer in enumerate(maps(rule.get(ends))):
+        place = f"{at}.{ends}[{number}]"
+        if "ipBlock" in peer:
+            yield from _block(mapping(peer["ipBlock"]), ends, f"{place}.ipBlock")
+        elif not mapping(peer.get("podSelector")) and not mapping(peer.get("namespaceSelector")):
+            yield "network", place, "is every pod" + (" of every namespace" if "namespaceSelector" in peer else "")
+        elif "namespaceSelector" in peer and not mapping(peer["namespaceSelector"]):
+            yield "network", f"{place}.namespaceSelector", "is every namespace"
+
+
+def _block(block: Json, ends: str, at: str) -> Found:
+    try:
+        wide = ipaddress.ip_network(str(block.get("cidr"))).prefixlen == 0
+        meets = _inside(METADATA, block) if ":" not in str(block.get("cidr")) else False
+    except ValueError as error:
+        yield "network", at, str(error)
+        return
+    if ends == "from" and wide:
+        yield "network", at, "lets the whole internet in"
+    if ends == "to" and meets:
+        yield "network", at, f"reaches {METADATA}, where clouds hand out the node's credentials"
+
+
+def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: bool) -> Found:
+    """The traffic that an installation needs, and the traffic that it must not let through."""
+    head, worker, submitter = (
+        Peer(name, labels, namespace) for name, labels in zip(("head", "worker", "submitter"), job_labels(), strict=True)
+    )
+    mlflow = Peer("mlflow", {"app.kubernetes.io/name": "mlflow", MINE: "tracking"}, namespace)
+    postgres = Peer("postgres", {"app.kubernetes.io/name": "postgres", MINE: "database"}, namespace)
+    other = Peer("another pod of the namespace", {"app.kubernetes.io/name": "other"}, namespace)
+    operator = Peer("operator", {"app.kubernetes.io/name": "kuberay-operator"}, "kuberay-system")
+    stranger = Peer("a pod of another namespace", {"app.kubernetes.io/name": "mlflow", "ray.io/is-ray-node": "yes"}, "default")
+    dns = Peer("DNS", {"k8s-app": "kube-dns"}, "kube-system")
+    outside, metadata = Peer("the internet", address=OUTSIDE), Peer("the node's credentials", address=METADATA)
+    ours = (head, worker, submitter, mlflow)
+    needed = [
+        (submitter, head, 8265),
+        (operator, head, 8265),
+        (worker, head, 6379),
+        (worker, head, 8265),
+        (head, worker, 20000),
+        (worker, worker, 45678),
+        (head, mlflow, 5000),
+        (worker, mlflow, 5000),
+        (head, outside, 6443),  # the API server, for the autoscaler
+        *[(mlflow, postgres, 5432)] * database,
+        *[(who, outside, 443) for who in (head, worker, mlflow)] * storage,
+    ]
+    forbidden = [
+        (stranger, head, 8265),
+        (stranger, head, 10001),
+        (stranger, mlflow, 5000),
+        (stranger, worker, 20000),
+        (outside, head, 8265),
+        (outside, mlflow, 5000),
+        (submitter, mlflow, 5000),
+        (submitter, head, 6379),
+        (submitter, outside, 443),
+        (mlflow, head, 8265),
+        (other, head, 8265),
+        (other, mlflow, 5000),
+        (other, outside, 443),
+        (worker, outside, 80),
+        (worker, outside, 6443),
+        (worker, operator, 8080),
+        *[(who, metadata, port) for who in ours for port in (80, 443)],
+        *[(who, postgres, 5432) for who in (head, worker, submitter, other, stranger)] * database,
+    ]
+    for source, target, port in needed:
+        if not passes(policies, source, target, port):
+            yield "network", "", f"{source.name} cannot reach {target.name} on port {port}"
+    for who in ours:
+        for protocol in ("UDP", "TCP"):
+            if not passes(policies, who, dns, 53, protocol):
+                yield "network", "", f"{who.name} cannot reach DNS ({protocol})"
+    for source, target, port in forbidden:
+        if passes(policies, source, target, port):
+            yield "network", "", f"{source.name} reaches {target.name} on port {port}"
