@@ -25,6 +25,7 @@ class Diary:
     steps: list[tuple[float, float]] = field(default_factory=list)
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     figures: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     children: dict[str, Diary] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +52,9 @@ class Diary:
 
     def figure(self, name: str, png: bytes) -> None:
         self.figures[name] = png
+
+    def artifact(self, name: str, content: bytes | Path) -> None:
+        self.files[name] = content if isinstance(content, bytes) else content.read_bytes()
 
     def child(self, name: str) -> Diary:
         return self.children.setdefault(name, Diary())

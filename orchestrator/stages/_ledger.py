@@ -15,6 +15,7 @@ from orchestrator.board import Event
 from orchestrator.search import Key, Outcome, Segment
 from orchestrator.space import flat
 from orchestrator.stage import Context
+from orchestrator.tracking import NullTracker
 
 FILE = "outcomes.json"
 
@@ -22,8 +23,10 @@ FILE = "outcomes.json"
 class Ledger:
     """Outcomes by (trial, replicate, step). May be told from several threads."""
 
-    def __init__(self, context: Context, planned_steps: int) -> None:
+    def __init__(self, context: Context, planned_steps: int, *, followed: bool = True) -> None:
+        """`followed`: each training is told to the tracker as a nested run."""
         self._context = context
+        self._followed = followed
         self._planned = planned_steps
         self._steps: dict[tuple[int, int], int] = {}
         self._done = 0
@@ -101,6 +104,8 @@ class Ledger:
             self._done += step - before
 
     def _child(self, index: int, replicate: int) -> Any:
+        if not self._followed:
+            return NullTracker()
         if (index, replicate) not in self._children:
             name = f"trial-{index:03d}" + (f".{replicate}" if replicate else "")
             self._children[index, replicate] = self._context.tracker.child(name)

@@ -237,6 +237,7 @@ class Tune(Stage):
     # --- running -----------------------------------------------------------------------------------------------
 
     def run(self, context: Context) -> dict[str, Artifact]:
+        from orchestrator import exhibits
         from orchestrator.stages import _trials
 
         dataset: Artifact = context.inputs["dataset"]
@@ -255,7 +256,9 @@ class Tune(Stage):
             threads=max(1, int(context.scale.cpus_per_worker)),
             gpu=context.scale.gpus_per_worker > 0,
         )
-        ledger = _trials.Ledger(context, self._planned(self._count(space) or 1))
+        count = self._count(space)
+        followed = exhibits.follows(None if count is None else count * self.seeds)
+        ledger = _trials.Ledger(context, self._planned(count or 1), followed=followed)
         started = time.monotonic()
 
         def over() -> bool:
@@ -267,8 +270,11 @@ class Tune(Stage):
         replayed = self._conductor(space, seed, ledger.known, earlier, lambda: by_time)
         if replayed.next() is not None:  # the decisions once more, from nothing but the scores
             raise Interrupted(15)
-        artifact = self._keep(replayed, table(replayed, space, seed, about), space, context)
+        made = table(replayed, space, seed, about)
+        artifact = self._keep(replayed, made, space, context)
         _trials.forget(task, len(replayed.trials))
+        seconds = {trial.index: trial.seconds for trial in replayed.trials}
+        exhibits.show(context, made, seconds, followed=followed)
         return {"search": artifact}
 
     def so_far(self, inputs: Mapping[str, Facts], seed: int, outcomes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
