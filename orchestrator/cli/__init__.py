@@ -23,6 +23,7 @@ from orchestrator.trouble import recognised
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Run a pipeline": ("run", "validate", "plan", "why"),
     "Look at runs": ("runs", "status", "logs", "trials", "diff", "report", "sample", "reproduce", "cancel"),
+    "On a cluster": ("k8s",),
     "Find out": ("list", "schema", "explain", "completion"),
     "Look after it": ("doctor", "fsck", "gc", "sync"),
 }

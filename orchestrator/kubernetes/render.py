@@ -168,7 +168,9 @@ def _storage(wish: Wish, spec: Spec) -> tuple[str, str, list[str]]:
         return spec.storage, "", []
     path = spec.storage.partition("://")[2] if scheme else spec.storage
     place = path if path.startswith("/") else MOUNT
-    note = f"runs are kept in the volume of the claim `{wish.claim}`, at {place}; --storage s3://BUCKET/runs for a bucket"
+    note = (
+        f"runs are kept in the volume of the claim `{wish.claim}`, at {place}; --storage s3://BUCKET/runs for a bucket"
+    )
     return place, wish.claim, [note]
 
 
@@ -182,7 +184,9 @@ def _cluster(wish: Wish, spec: Spec, name: str, setting: pods.Setting) -> Cluste
         raise BadInput(f"--max-workers {most} is less than the {groups[0].count} workers to begin with")
     scales = most is not None and most > groups[0].count
     if scales and wish.queue:
-        raise BadInput("--max-workers does not go with --queue", hint="Kueue admits jobs of a fixed size: say --workers")
+        raise BadInput(
+            "--max-workers does not go with --queue", hint="Kueue admits jobs of a fixed size: say --workers"
+        )
     made = []
     for number, group in enumerate(groups):
         params = {"num-cpus": str(group.size.cpus), "object-store-memory": str(group.size.objects)}
@@ -209,9 +213,7 @@ def _cluster(wish: Wish, spec: Spec, name: str, setting: pods.Setting) -> Cluste
     )
 
 
-def _job(
-    wish: Wish, spec: Spec, name: str, job: str, storage: str, cluster: Cluster, setting: pods.Setting
-) -> Job:
+def _job(wish: Wish, spec: Spec, name: str, job: str, storage: str, cluster: Cluster, setting: pods.Setting) -> Job:
     entrypoint = ["orchestrate", "run", f"{pods.PIPELINE}/{FILE}", "--storage", storage]
     entrypoint += ["--wait-lease", str(WAIT_LEASE_S), "--verdict", job]
     attempts = wish.retries + 1
@@ -252,7 +254,9 @@ def _header(wish: Wish) -> str:
 def _comment(wish: Wish) -> str:
     from importlib.metadata import version
 
-    lines = [f"Made by `orchestrate k8s render`, {version('gan-orchestrator')}. Apply both documents; the job runs once."]
+    lines = [
+        f"Made by `orchestrate k8s render`, {version('gan-orchestrator')}. Apply both documents; the job runs once."
+    ]
     return "".join(f"# {line}\n" for line in lines)
 
 
