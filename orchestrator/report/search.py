@@ -138,16 +138,20 @@ def _axes(names: Sequence[str], weighed: importance.Importances) -> list[str]:
 
 
 def _history_legend(trials: Sequence[TrialResult]) -> list[tuple[str, str]]:
-    found = [("dot best", "the winner"), ("dot c0", "went to the end")]
-    if len({trial.steps for trial in trials if trial.score is not None}) > 1:
-        found.append(("dot c7", "did not"))
-    return [*found, ("rule bound", "best so far")]
+    """Only of what there is."""
+    steps = [trial.steps for trial in trials if trial.score is not None]
+    whole = steps.count(max(steps, default=0))
+    found = [("dot best", "the winner")]
+    found += [("dot c0", "went to the end"), ("rule bound", "best so far")] if whole > 1 else []
+    return found + ([("dot c7", "did not go to the end")] if whole < len(steps) else [])
 
 
 def _curve_legend(search: SearchResults, trials: Sequence[TrialResult]) -> list[tuple[str, str]]:
     counts = Counter(trial.status for trial in search.trials)
     found = [("ring stopped", f"{counts['stopped']:,} stopped at a rung")] if counts["stopped"] else []
     found += [("ring pruned", f"{counts['pruned']:,} pruned")] if counts["pruned"] else []
+    copies = sum(len(trial.changes) for trial in search.trials)
+    found += [("ring copied", f"{copies:,} times a copy of a better trial (PBT)")] if copies else []
     bad = counts["failed"] + counts["diverged"]
     early = sum(not trial.scores for trial in search.trials if trial.status in outcomes.BAD)
     note = f"{bad:,} failed" + (f", {early:,} before their first score" if early else "")

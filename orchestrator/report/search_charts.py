@@ -12,6 +12,7 @@ from html import escape
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.outcomes import shortened
 from orchestrator.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, short, svg
 from orchestrator.units import number
 
@@ -109,7 +110,10 @@ def history(trials: Sequence[TrialResult], goal: Goal, winner: int | None) -> st
 
 
 def curves(trials: Sequence[TrialResult], rungs: Sequence[int], goal: Goal, winner: int | None) -> str:
-    """Score over steps, one line a trial, by rung; how a trial that did not finish ended stands at its end."""
+    """Score over steps, one line a trial, by rung; how a trial that did not finish ended stands at its end.
+
+    Where PBT made a trial a copy of another, the point from which it goes on as that is marked.
+    """
     drawn = [trial for trial in trials if trial.scores]
     steps = sorted({step for trial in drawn for step in trial.scores})
     if len(steps) < 2:
@@ -125,6 +129,9 @@ def curves(trials: Sequence[TrialResult], rungs: Sequence[int], goal: Goal, winn
         kind = "best" if trial.index == winner else "whole" if trial.steps == steps[-1] else "faint"
         if len(points) > 1:
             body.append(f'<polyline points="{_points(points)}" class="line {kind}" data-t="{trial.index}"/>')
+        for step in (change["step"] for change in trial.changes if change["step"] in trial.scores):
+            place = f'cx="{x(step):.1f}" cy="{y(min(max(trial.scores[step], low), high)):.1f}" r="2.5"'
+            ends.append(f'<circle {place} class="end-mark copied" data-t="{trial.index}"/>')
         if trial.status in ENDS:
             ends.append(_end(*points[-1], trial))
     return svg([*body, *ends], f"{goal.name} over steps")
@@ -196,11 +203,12 @@ def parallel(trials: Sequence[TrialResult], names: Sequence[str], goal: Goal, wi
     lets a reader choose a range on an axis.
     """
     scored = [trial for trial in trials if trial.score is not None]
+    names = [name for name in names if any(trial.point.get(name) is not None for trial in scored)]
     if len(scored) < 2 or not names:
         return ""
     top, bottom, height = 40, 262, 300
     columns = [[trial.point.get(name) for trial in scored] for name in names] + [[trial.score for trial in scored]]
-    heads = [*names, goal.name]
+    heads = [*shortened(names), goal.name]
     gap = max(104.0, 860.0 / len(heads))
     body, lines = [], []
     tracks: list[list[float]] = []
