@@ -48,6 +48,7 @@ class Task:
     seed: int
     threads: int
     gpu: bool
+    prune: bool = False  # whether an ill training ends at its rung
 
     @property
     def metrics(self) -> list[Any]:
@@ -186,16 +187,13 @@ class _Team:
 
         one, task = member.segment, self.task
         after = one.origin[2] if one.origin else -1
-        more: dict[str, Any] = {}
-        if one.origin is not None:
-            more["origin"] = (task.checkpoints(*one.origin[:2]), after)
         return loop.open_training(
             config,
             Prepared.open(task.store.directory(task.dataset)),
             seed=training_seed(task.seed, one.replicate),
             checkpoints=Rungs(task.checkpoints(one.index, one.replicate), after, one.until),
             device="cuda" if task.gpu else "cpu",
-            **more,
+            origin=_origin(task, one.origin) if one.origin else None,
         )
 
     def _reporter(self, one: Segment) -> Callable[[dict[str, Any]], None]:
@@ -275,12 +273,28 @@ class _Team:
     # --- scoring ------------------------------------------------------------------------------------------------
 
     def _score(self, i: int) -> None:
-        values = score(self.task, self.trainings[i])
+        from trainers import health
+
+        training = self.trainings[i]
+        ill = health.symptom(training) if self.task.prune and training.step < training.total else None
+        if ill is not None:
+            self.outcomes[i] = Outcome(None, 0.0, "pruned", ill, ill.partition(":")[0])
+            return
+        values = score(self.task, training)
         first = next(iter(values.values()))
         if not all(math.isfinite(value) for value in values.values()):
             self.outcomes[i] = Outcome(None, 0.0, "diverged", "its score is not finite")
         else:
             self.outcomes[i] = Outcome(first, values=values if len(values) > 1 else {})
+
+
+def _origin(task: Task, key: Key) -> Mapping[str, Path]:
+    """The files of another training's checkpoint."""
+    index, replicate, step = key
+    found = task.checkpoints(index, replicate).latest(at_most=step)
+    if found is None or found[0] != step:
+        raise RuntimeError(f"the checkpoint of trial {index} at step {step} is gone")
+    return found[1]
 
 
 def resolved(task: Task, user: Mapping[str, Any]) -> TrainConfig:

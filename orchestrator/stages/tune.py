@@ -71,7 +71,7 @@ class Tune(Stage):
     time_budget_s: Annotated[float, Gt(0)] | None = None
     "Seconds after which no rung or batch begins. A search that time ends does not repeat."
     prune: bool = False
-    "Stop a trial that a health monitor finds ill (collapsed, exploding, a dead critic); it counts as pruned."
+    "Stop a trial at the rung where it is found ill (exploding losses, a dead critic, collapse); it counts as pruned."
     warm_start: str | None = None
     "A run whose search is gone on from, as RUN or RUN:STAGE; within a pipeline connect the port `earlier` instead."
     max_concurrent: Annotated[int, Ge(1)] | None = None
@@ -255,6 +255,7 @@ class Tune(Stage):
             seed=seed,
             threads=max(1, int(context.scale.cpus_per_worker)),
             gpu=context.scale.gpus_per_worker > 0,
+            prune=self.prune,
         )
         count = self._count(space)
         followed = exhibits.follows(None if count is None else count * self.seeds)
