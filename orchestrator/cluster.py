@@ -44,6 +44,8 @@ SETTINGS = {  # told to Ray by environment only; what the user set wins
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # then Ray ends the whole process: `died` comes before
+    # Small results come back in the answer: what lies in the store of a node that dies takes the driver with it.
+    "RAY_max_direct_call_object_size": str(4 << 20),
     "RAY_task_oom_retries": "3",  # Ray's own default is without end
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's own messages would be printed among our results

@@ -165,8 +165,12 @@ class Attempt:
                 self._clear(witness)
 
     def _fit(self) -> None:
+        generation = self.cluster.generation
         try:
-            self._outcome["result"] = self._trainer().fit().return_value
+            trainer = self._trainer()  # imports much, which takes its time
+            if (why := self.cluster.died()) or self.cluster.generation != generation:
+                raise RayDied(why or "Ray died while the workers were to start")
+            self._outcome["result"] = trainer.fit().return_value
         except BaseException as error:  # noqa: BLE001 - explained by `_conclude`
             self._outcome["error"] = error
 
@@ -272,8 +276,10 @@ class Attempt:
     def _trainer(self) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+        from ray.train.v2.api import data_parallel_trainer
         from ray.train.v2.api.config import LoggingConfig
 
+        data_parallel_trainer.ObjectRefWrapper = Held  # type: ignore[assignment, misc]
         scale, gpus = self.scale, self.scale.gpus_per_worker
         resources = {"CPU": scale.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
         return TorchTrainer(
@@ -330,6 +336,20 @@ def _gathered(backend: str, board: Any, attempt: int) -> Any:
             return Introduced
 
     return Gathered(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S)
+
+
+class Held:
+    """Carries the workers' function as it is, not as an object in Ray's store.
+
+    When a node dies, Ray looks for what its driver had put there, and where that was the driver's own node it ends the
+    whole process, without a word.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def get(self) -> Callable[..., Any]:
+        return self._function
 
 
 def _kill_on(node: str, pid: int, born: int) -> None:

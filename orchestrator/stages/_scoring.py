@@ -214,7 +214,7 @@ def _tasks(calls: Sequence[Call], context: Context) -> Iterator[tuple[int, Any]]
 
     scale, slots = context.scale, _slots(context)
     options = {"num_cpus": scale.cpus_per_worker, "num_gpus": scale.gpus_per_worker, "max_retries": 3}
-    shared = ray.put(calls[0][1][0]) if calls else None
+    shared = calls[0][1][0] if calls else None  # not put: Ray ends the driver where a node dies that holds its objects
     waiting = list(enumerate(calls))
     running: dict[Any, int] = {}
     try:

@@ -11,6 +11,7 @@ import math
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from orchestrator.board import Event, Pen, ask, pin_up
@@ -137,13 +138,18 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
     import logging
     import os
 
+    generation = context.cluster.generation
     from ray import tune
     from ray.tune.search import Searcher
+
+    def over() -> bool:
+        """Whether the Ray that this search began in is gone; another must not meet what belonged to it."""
+        return context.cluster.generation != generation or bool(context.cluster.died())
 
     os.environ.update({name: value.format(limit=processes) for name, value in SETTINGS.items()})
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
-    here = Here(roster)
+    here = Here(roster, over)
 
     class Guide(Searcher):  # type: ignore[misc]
         """The roster as Tune asks for it."""
@@ -153,6 +159,8 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
             self.given: dict[str, list[Member]] = {}
 
         def suggest(self, trial_id: str) -> Any:
+            if here.over():
+                return Searcher.FINISHED
             team = here.roster.next() if len(self.given) < processes else None
             if team is None:
                 return Searcher.FINISHED if here.roster.ended else None
@@ -188,14 +196,15 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
             failure_config=tune.FailureConfig(max_failures=0),  # the roster knows what to do about a death
         ),
     )
-    tuner.fit()
+    if not here.over():
+        tuner.fit()
 
 
 class Here:
     """Lets Tune write its searcher to a file, as it insists on, without the roster: it lives in this process alone."""
 
-    def __init__(self, roster: Any = None) -> None:
-        self.roster = roster
+    def __init__(self, roster: Any = None, over: Callable[[], bool] = lambda: True) -> None:
+        self.roster, self.over = roster, over
 
     def __reduce__(self) -> tuple[type[Here], tuple[()]]:
         return Here, ()
@@ -206,7 +215,13 @@ def _trainable(task: Task, board: Any, context: Context) -> Any:
 
     each: Scale = context.scale
     resources = {"cpu": each.cpus_per_worker} | ({"gpu": each.gpus_per_worker} if each.gpus_per_worker else {})
-    return tune.with_resources(tune.with_parameters(work, task=task, board=board), resources)
+
+    def one(config: dict[str, Any]) -> dict[str, Any]:
+        return work(
+            config, task, board
+        )  # not `with_parameters`: Ray ends the driver where a node dies that holds its objects
+
+    return tune.with_resources(one, resources)
 
 
 def work(config: dict[str, Any], task: Task, board: Any) -> dict[str, Any]:

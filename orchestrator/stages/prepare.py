@@ -311,7 +311,7 @@ def _make_on_ray(
     import ray
 
     work = ray.remote(num_cpus=context.scale.cpus_per_worker, max_retries=context.max_failures)(_make_group)
-    shared = ray.put((context.store, recipe))
+    shared = (context.store, recipe)  # small, and not put: Ray ends the driver where a node dies that holds its objects
     waiting: list[Sequence[Place]] = list(groups)
     running: list[Any] = []
     most = context.scale.max_concurrent or len(groups)

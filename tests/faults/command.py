@@ -29,7 +29,7 @@ stages:
     inputs: {dataset: data, model: train}
     with: {metrics: [mode_coverage], num_samples: 500}
 """
-PROGRAM = "import sys; sys.argv[0] = 'orchestrate'; from orchestrator.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'orchestrate'; from orchestrator.cli import main{}; main()"
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Command:
     steps: int = 2000
     arguments: tuple[str, ...] = ()
     spec: str = SPEC
+    before: str = ""  # what its program does first
     process: subprocess.Popen[str] = field(init=False)
     seen: dict[int, psutil.Process] = field(default_factory=dict)
 
@@ -49,7 +50,14 @@ class Command:
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         self.out, self.err = self.folder / "out.txt", self.folder / "err.txt"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "run", "small.yaml", *self.arguments],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM.format(self.before and f"; {self.before}"),
+                "run",
+                "small.yaml",
+                *self.arguments,
+            ],
             cwd=self.folder,
             env=environment,
             stdout=self.out.open("w"),

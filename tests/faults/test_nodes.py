@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.command import ROOT, Command
+from tests.faults.command import SPEC, Command
+from tests.faults.nodes import Node, Nodes
+
+TWO = SPEC.replace("uses: train\n", "uses: train\n    scale: {num_workers: 2}\n")
+STEPS = 1000
+WAITS_S = 15.0  # for nodes to come back, instead of minutes
 
 
 def trained(folder: Path) -> str:
@@ -42,87 +45,88 @@ def test_ray_that_died_is_started_again_and_nothing_differs(tmp_path: Path, vita
     assert models[0] == models[1]
 
 
-CLUSTER = """
-import json, os, sys, tempfile, time
-from pathlib import Path
-from ray.cluster_utils import Cluster as Nodes
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-others = [nodes.add_node(num_cpus=1) for _ in range(2)]
-from orchestrator.artifacts import ArtifactStore
-from orchestrator.checkpoints import StoredCheckpoints
-from orchestrator import cluster, errors, workers
-from orchestrator.stage import Scale
-from tests.faults.test_workers import count
-what = sys.argv[1]
-cluster.NODES_WITHIN_S, cluster.GONE_AFTER_S = 15.0, 15.0
-checkpoints = StoredCheckpoints(ArtifactStore(sys.argv[2]), "count")
-joined = cluster.Cluster(nodes.address)
-joined.start()
-heard, where = [], {}
-def hear(event):
-    heard.append(event)
-    if event["event"] == "start":
-        where[event["rank"]] = event["node"]
-    if event["event"] == "step" and event["step"] == 20:
-        if what == "head":
-            nodes.head_node.kill_gcs_server(check_alive=False)
-            nodes.head_node.kill_raylet(check_alive=False)
-        else:
-            import ray
-            sockets = {node["RayletSocketName"]: node["NodeID"] for node in ray.nodes()}
-            used = [one for one in others if sockets[one.raylet_socket_name] in where.values()]
-            for one in others if what == "all" else used[:1]:
-                one.kill_raylet(check_alive=False)
-told = {}
-try:
-    told["result"] = workers.run_group(
-        count, {"checkpoints": checkpoints, "total": 100}, cluster=joined, scale=Scale(num_workers=2),
-        scratch=Path(sys.argv[2]), max_failures=3, hear=hear, stopping=lambda: False,
-        committed=lambda: max(checkpoints.steps(), default=0))
-except errors.OrchestratorError as error:
-    told["error"], told["code"] = str(error), error.exit_code
-told["lines"] = [event["line"] for event in heard if "line" in event]
-told["starts"] = [event["step"] for event in heard if event["event"] == "start" and event["rank"] == 0]
-print("TOLD" + json.dumps(told), flush=True)
-os._exit(0)
-"""
+def on(nodes: Nodes, folder: Path, **more: Any) -> Command:
+    """A run on two workers that joins a cluster."""
+    folder.mkdir(exist_ok=True)
+    return Command(folder, steps=STEPS, arguments=("--address", nodes.address), spec=TWO, **more)
 
 
-def on_a_cluster(what: str, folder: Path) -> dict[str, Any]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, what, str(folder)],
-        cwd=ROOT,
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert "TOLD" in done.stdout, done.stdout + done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.split("TOLD")[1].splitlines()[0])
-    return told
+def trains(command: Command) -> bool:
+    return bool(command.checkpoints) and command.checkpoints[-1] >= 100
+
+
+def carriers(nodes: Nodes) -> list[Node]:
+    """Nodes, other than the head, with a worker that trains."""
+    return [node for node in nodes.nodes[1:] if node.runs("RayTrainWorker")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model of the undisturbed run, on this machine's own Ray."""
+    folder = tmp_path_factory.mktemp("whole")
+    with Command(folder, steps=STEPS, spec=TWO) as command:
+        assert command.ended() == 0, command.said
+    return trained(folder)
 
 
 @pytest.mark.long
-def test_a_lost_node_is_told_and_training_goes_on_on_the_others(tmp_path: Path) -> None:
-    told = on_a_cluster("one", tmp_path)
-    assert told.get("result") == 100, told
-    assert len(told["lines"]) == 1
-    assert "lost its node" in told["lines"][0]
-    assert told["starts"][0] == 0 < 20 <= told["starts"][1]
+def test_a_lost_node_is_told_and_training_goes_on_on_the_others(tmp_path: Path, whole: str) -> None:
+    with Nodes(tmp_path) as nodes:
+        for _ in range(3):
+            nodes.start()
+        with on(nodes, tmp_path / "lost") as command:
+            command.until(lambda: trains(command))
+            carriers(nodes)[0].kill()
+            hit = command.checkpoints[-1]
+            assert command.ended(240) == 0, command.said
+            told = [line for line in command.said.splitlines() if "lost its node" in line]
+            assert len(told) == 1, command.said
+            resumed = re.search(r"worker [01] lost its node.*resumed at step (\d+)", told[0])
+            assert resumed is not None, told
+            assert hit - 50 <= int(resumed[1]) <= hit + 100
+            assert "did not answer" not in command.said
+    assert trained(tmp_path / "lost") == whole
 
 
 @pytest.mark.long
-def test_a_cluster_that_does_not_get_its_nodes_back_is_unavailable(tmp_path: Path) -> None:
-    told = on_a_cluster("all", tmp_path)
-    assert told.get("code") == 4, told
-    assert "lost nodes: room for 1 of 2 workers" in told["error"]
-    assert any(line.startswith("waiting for nodes: room for 1 of 2 workers") for line in told["lines"])
+def test_a_cluster_that_does_not_get_its_nodes_back_is_unavailable_in_time(tmp_path: Path) -> None:
+    with Nodes(tmp_path) as nodes:
+        nodes.start()
+        nodes.start()
+        before = f"import orchestrator.cluster as c; c.NODES_WITHIN_S = {WAITS_S}"
+        with on(nodes, tmp_path / "away", before=before) as command:
+            command.until(lambda: trains(command))
+            carriers(nodes)[0].kill()
+            began = time.monotonic()
+            assert command.ended(240) == 4, command.said
+            assert time.monotonic() - began < 60 + WAITS_S
+            assert "waiting for nodes: room for 1 of 2 workers" in command.said
+            assert "the cluster has lost nodes: room for 1 of 2 workers" in command.said
+            saved = command.checkpoints[-1]
+        nodes.start()
+        with on(nodes, tmp_path / "away") as command:  # it has its node again
+            assert command.ended(240) == 0, command.said
+            assert f"training goes on from step {saved}" in command.said
 
 
 @pytest.mark.long
-def test_the_head_s_death_is_unavailable_in_time(tmp_path: Path) -> None:
-    told = on_a_cluster("head", tmp_path)
-    assert told.get("code") == 4, told
-    assert told["starts"] == [0]
+def test_the_head_s_death_is_unavailable_in_time_and_a_run_on_a_new_head_goes_on(tmp_path: Path, whole: str) -> None:
+    with Nodes(tmp_path) as nodes:
+        nodes.start()
+        nodes.start()
+        with on(nodes, tmp_path / "head") as command:
+            command.until(lambda: trains(command))
+            nodes.nodes[0].kill()
+            began = time.monotonic()
+            assert command.ended(240) == 4, command.said
+            assert time.monotonic() - began < 90
+            assert "Ray cluster" in command.said
+            saved = command.checkpoints[-1]
+    with Nodes(tmp_path) as nodes:
+        nodes.start()
+        nodes.start()
+        with on(nodes, tmp_path / "head") as command:
+            assert command.ended(240) == 0, command.said
+            assert f"training goes on from step {saved}" in command.said
+            assert not command.began("data", last=True)  # it was committed
+    assert trained(tmp_path / "head") == whole
