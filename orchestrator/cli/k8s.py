@@ -71,34 +71,48 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 
 def asked(function: F) -> F:
     """What may be asked for beside the spec."""
-    for option in (
-        click.option("--name", default="", metavar="NAME", help="Of the job; else the pipeline's."),
-        click.option(
-            "--image", default="", metavar="IMAGE", help="With this project in it. [gan-orchestrator:VERSION]"
-        ),
-        click.option("--namespace", "-n", default=NAMESPACE, show_default=True, metavar="NAME", help="Where it runs."),
-        click.option("--queue", default="", metavar="NAME", help="A Kueue queue that admits it; sizes are fixed then."),
-        click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="Pods that train."),
-        click.option("--max-workers", type=click.IntRange(1, 10_000), metavar="N", help="Let Ray add pods up to N."),
-        click.option("--gpus", type=click.IntRange(0, 64), metavar="N", help="GPUs of each pod."),
-        click.option("--memory", callback=_bytes, metavar="SIZE", help="Of each pod that trains, as 8Gi."),
-        click.option("--tracking", metavar="URI", help="MLflow; else the spec's, else http://mlflow:5000."),
-        click.option(
-            "--claim", default="runs", show_default=True, metavar="NAME", help="The volume of a local storage."
-        ),
-        click.option(
-            "--deadline",
-            type=click.IntRange(60),
-            metavar="SECONDS",
-            help="For all of it; else by `timeout_s`, or a week.",
-        ),
-        click.option(
-            "--retries", type=click.IntRange(0, 100), default=3, show_default=True, help="New clusters after a failure."
-        ),
-        click.option(
-            "--node-selector", multiple=True, callback=_pairs, metavar="LABEL=VALUE", help="For pods that train."
-        ),
-        click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="To pull the image with."),
+    for option in reversed(
+        (
+            click.option("--name", default="", metavar="NAME", help="Of the job; else the pipeline's."),
+            click.option(
+                "--image", default="", metavar="IMAGE", help="With this project in it. [gan-orchestrator:VERSION]"
+            ),
+            click.option(
+                "--namespace", "-n", default=NAMESPACE, show_default=True, metavar="NAME", help="Where it runs."
+            ),
+            click.option(
+                "--queue", default="", metavar="NAME", help="A Kueue queue that admits it; sizes are fixed then."
+            ),
+            click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="Pods that train."),
+            click.option(
+                "--max-workers", type=click.IntRange(1, 10_000), metavar="N", help="Let Ray add pods up to N."
+            ),
+            click.option("--gpus", type=click.IntRange(0, 64), metavar="N", help="GPUs of each pod."),
+            click.option("--memory", callback=_bytes, metavar="SIZE", help="Of each pod that trains, as 8Gi."),
+            click.option("--tracking", metavar="URI", help="MLflow; else the spec's, else http://mlflow:5000."),
+            click.option(
+                "--claim", default="runs", show_default=True, metavar="NAME", help="The volume of a local storage."
+            ),
+            click.option(
+                "--deadline",
+                type=click.IntRange(60),
+                metavar="SECONDS",
+                help="For all of it; else by `timeout_s`, or a week.",
+            ),
+            click.option(
+                "--retries",
+                type=click.IntRange(0, 100),
+                default=3,
+                show_default=True,
+                help="New clusters after a failure.",
+            ),
+            click.option(
+                "--node-selector", multiple=True, callback=_pairs, metavar="LABEL=VALUE", help="For pods that train."
+            ),
+            click.option(
+                "--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="To pull the image with."
+            ),
+        )
     ):
         function = option(function)
     return options.pipeline(options.overrides(function))

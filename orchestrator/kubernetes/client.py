@@ -135,10 +135,11 @@ class Api:
 
     def _kind(self, kind: str) -> Any:
         if kind not in self._kinds:
-            from lightkube.generic_resource import create_namespaced_resource
+            from lightkube import generic_resource
 
-            group, version, plural = KINDS[kind]
-            self._kinds[kind] = create_namespaced_resource(group, version, kind, plural)
+            # Not by its registry, in which another user of lightkube in this process may have Pod, say, already.
+            info = generic_resource.create_api_info(*KINDS[kind][:2], kind, KINDS[kind][2])
+            self._kinds[kind] = type(kind, (generic_resource.GenericNamespacedResource,), {"_api_info": info})
         return self._kinds[kind]
 
     def _call(self, what: str, call: Callable[[], T], *, patience_s: float | None = None) -> T:
@@ -172,7 +173,8 @@ class Api:
             text = _line(error) or type(error).__name__
             hint = "is it the right cluster, and reachable from here? `kubectl cluster-info` asks it too"
             return Unavailable(f"cannot {what}: {self.server} does not answer: {text}", hint=hint), True
-        if type(error).__module__.startswith(("msgspec", "json")) or isinstance(error, (KeyError, ValueError)):
+        no_type = isinstance(error, KeyError) and "content-type" in str(error).lower()
+        if no_type or type(error).__module__.partition(".")[0] in ("msgspec", "json"):
             return Unavailable(f"cannot {what}: {self.server} answers with something else", hint="a proxy?"), True
         return None, False
 

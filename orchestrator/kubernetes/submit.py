@@ -81,9 +81,7 @@ def _undo(api: Api, config: Mapping[str, Any]) -> None:
         return
 
 
-def follow(
-    api: Api, name: str, *, say: Say, line: Say, timeout_s: float | None = None, poll_s: float = POLL_S
-) -> Followed:
+def follow(api: Api, name: str, *, say: Say, line: Say, timeout_s: float | None = None) -> Followed:
     """Wait for a job to end: `say` hears how it stands, `line` what it prints. Raises NotThere, Forbidden, Unavailable."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     state = standing.read(api.get("RayJob", name))
@@ -105,7 +103,7 @@ def follow(
                 why = _waiting(api, name)
                 if why and why != before:
                     say(why)
-            time.sleep(poll_s)
+            time.sleep(POLL_S)
             try:
                 state = standing.read(api.get("RayJob", name))
             except NotThere:
