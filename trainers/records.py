@@ -40,6 +40,10 @@ class History:
         """The whole file."""
         return bytes(self._lines)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every line: {"step": 50, "critic/real": 0.69, …}; None for what was not finite."""
+        return [json.loads(line) for line in self._lines.splitlines()]
+
     def last(self) -> dict[str, float]:
         """The finite losses that were logged last."""
         return {name: value for name, value in self._last.items() if name != "step" and value is not None}
