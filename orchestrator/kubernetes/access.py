@@ -21,7 +21,13 @@ MOST: dict[tuple[str, str], frozenset[str]] = {
     ("", "events"): frozenset(("get", "list", "watch")),
     ("events.k8s.io", "events"): frozenset(("get", "list", "watch")),
 }
-EVERYBODY = {"system:anonymous", "system:authenticated", "system:unauthenticated", "system:serviceaccounts", "system:masters"}
+EVERYBODY = {
+    "system:anonymous",
+    "system:authenticated",
+    "system:unauthenticated",
+    "system:serviceaccounts",
+    "system:masters",
+}
 FOR_JOBS = ("storage", "mlflow-auth")  # Secrets that hold nothing but what jobs need
 SECRET_NAME = re.compile(r"passw(or)?d|secret|token|api_?key|access_?key|private_?key|credential", re.IGNORECASE)
 NOT_SECRET = re.compile(r"(_FILE|_PATH|_NAME|_URL|_MODE)$|^RAY_AUTH_MODE$")

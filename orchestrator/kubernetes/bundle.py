@@ -22,9 +22,21 @@ from orchestrator.kubernetes.workloads import (
 )
 
 Found = Iterator[tuple[str, str, str]]  # rule, path beginning with the document, what
-EVERYWHERE = {"Namespace", "ClusterQueue", "ResourceFlavor", "CustomResourceDefinition", "PriorityClass", "StorageClass"}
+EVERYWHERE = {
+    "Namespace",
+    "ClusterQueue",
+    "ResourceFlavor",
+    "CustomResourceDefinition",
+    "PriorityClass",
+    "StorageClass",
+}
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
-SCALED = ("Deployment", "StatefulSet", "ReplicaSet", "ReplicationController")  # the disruption controller knows their size
+SCALED = (
+    "Deployment",
+    "StatefulSet",
+    "ReplicaSet",
+    "ReplicationController",
+)  # the disruption controller knows their size
 
 
 def installation(documents: Sequence[Json]) -> Found:
@@ -128,7 +140,11 @@ def _services(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
             for work in behind:
                 ports = [port for _, container in work.containers for port in maps(container.get("ports"))]
                 if not any(target in (one.get("name"), one.get("containerPort")) for one in ports):
-                    yield "selector", f"{name_of(service)} spec.ports", f"{target} is no port of {name_of(work.document)}"
+                    yield (
+                        "selector",
+                        f"{name_of(service)} spec.ports",
+                        f"{target} is no port of {name_of(work.document)}",
+                    )
 
 
 def _selections(documents: Sequence[Json], works: Sequence[Workload]) -> Found:

@@ -28,7 +28,6 @@ VOLUMES = {
 SECCOMP = ("RuntimeDefault", "Localhost")
 SELINUX = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 APPARMOR = (None, "RuntimeDefault", "Localhost")
-TOKEN_AT = "/var/run/secrets/kubernetes.io/serviceaccount"  # a path
 GPU = "nvidia.com/gpu"
 FLOATING = ("latest", "main", "master", "nightly", "edge", "stable", "dev")
 Found = Iterator[tuple[str, str, str]]  # rule, path, what
@@ -203,7 +202,7 @@ def _resources(container: Json, at: str) -> Found:
 
 def _writable(container: Json, at: str) -> Found:
     paths = [str(mount.get("mountPath", "")).rstrip("/") for mount in maps(container.get("volumeMounts"))]
-    if "/tmp" not in paths and "" not in paths:
+    if "/tmp" not in paths and "" not in paths:  # noqa: S108
         yield "read-only", f"{at}.volumeMounts", "lack /tmp, the one place that every program writes to"
     for path in paths:
         if path.startswith(("/var/run/docker.sock", "/run/containerd", "/proc", "/sys")):

@@ -173,13 +173,16 @@ def _block(block: Json, ends: str, at: str) -> Found:
 def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: bool) -> Found:
     """The traffic that an installation needs, and the traffic that it must not let through."""
     head, worker, submitter = (
-        Peer(name, labels, namespace) for name, labels in zip(("head", "worker", "submitter"), job_labels(), strict=True)
+        Peer(name, labels, namespace)
+        for name, labels in zip(("head", "worker", "submitter"), job_labels(), strict=True)
     )
     mlflow = Peer("mlflow", {"app.kubernetes.io/name": "mlflow", MINE: "tracking"}, namespace)
     postgres = Peer("postgres", {"app.kubernetes.io/name": "postgres", MINE: "database"}, namespace)
     other = Peer("another pod of the namespace", {"app.kubernetes.io/name": "other"}, namespace)
     operator = Peer("operator", {"app.kubernetes.io/name": "kuberay-operator"}, "kuberay-system")
-    stranger = Peer("a pod of another namespace", {"app.kubernetes.io/name": "mlflow", "ray.io/is-ray-node": "yes"}, "default")
+    stranger = Peer(
+        "a pod of another namespace", {"app.kubernetes.io/name": "mlflow", "ray.io/is-ray-node": "yes"}, "default"
+    )
     dns = Peer("DNS", {"k8s-app": "kube-dns"}, "kube-system")
     outside, metadata = Peer("the internet", address=OUTSIDE), Peer("the node's credentials", address=METADATA)
     ours = (head, worker, submitter, mlflow)
@@ -224,5 +227,10 @@ def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: 
             if not passes(policies, who, dns, 53, protocol):
                 yield "network", "", f"{who.name} cannot reach DNS ({protocol})"
     for source, target, port in forbidden:
-        if passes(policies, source, target, port):
+        # Where both ends are ours, each must refuse: then one policy that is lost opens nothing.
+        if (
+            _side(policies, "Ingress", target, source, port, "TCP")
+            if target.namespace == namespace
+            else passes(policies, source, target, port)
+        ):
             yield "network", "", f"{source.name} reaches {target.name} on port {port}"
