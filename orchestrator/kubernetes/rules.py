@@ -307,7 +307,7 @@ def pod(template: Mapping[str, Any], at: str) -> Iterator[Fault]:
         yield Fault(f"{at}.spec.terminationGracePeriodSeconds", "must be at least 0", "operator")
     volumes = [_map(one) for one in _list(spec.get("volumes"))]
     yield from _volumes(volumes, f"{at}.spec.volumes")
-    known = {one.get("name") for one in volumes} | _MADE
+    known = {str(one.get("name")) for one in volumes} | _MADE
     yield from _twice([one.get("name") for _, one in containers], f"{at}.spec.containers", "containers")
     for below, one in containers:
         yield from _container(one, below, known)
@@ -335,7 +335,7 @@ def _volumes(volumes: Sequence[Mapping[str, Any]], at: str) -> Iterator[Fault]:
             yield Fault(f"{at}[{number}].emptyDir.medium", "must be Memory or left out", "operator")
 
 
-def _container(one: Mapping[str, Any], at: str, volumes: set[Any]) -> Iterator[Fault]:
+def _container(one: Mapping[str, Any], at: str, volumes: set[str]) -> Iterator[Fault]:
     name = one.get("name")
     if isinstance(name, str) and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
         yield Fault(f"{at}.name", f"{name!r} is no container's name", "operator")
@@ -344,7 +344,7 @@ def _container(one: Mapping[str, Any], at: str, volumes: set[Any]) -> Iterator[F
     mounts = [_map(mount) for mount in _list(one.get("volumeMounts"))]
     yield from _twice([mount.get("mountPath") for mount in mounts], f"{at}.volumeMounts", "mounts, by path,")
     for number, mount in enumerate(mounts):
-        if mount.get("name") not in volumes:
+        if str(mount.get("name")) not in volumes:
             what = f"the pod has no volume {mount.get('name')!r}"
             yield Fault(f"{at}.volumeMounts[{number}].name", what, "operator")
         if not str(mount.get("mountPath", "/")).startswith("/"):
