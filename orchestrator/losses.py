@@ -11,6 +11,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ class Witness:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         return True
 
+    def without_node(self) -> dict[int, Loss]:
+        """The workers whose nodes are gone."""
+        nodes = {life["node"]: node_gone(life["node"]) for life in self._lives.values()}
+        return {rank: Loss(NODE, "lost its node") for rank, life in self._lives.items() if nodes[life["node"]]}
+
     def where(self, rank: int) -> dict[str, Any]:
         """What a worker told of itself last."""
         return self._lives.get(rank, {})
@@ -163,6 +169,25 @@ def told_by_ray(error: BaseException) -> Loss:
     return Loss(UNKNOWN, f"was lost: {lines[-1].strip()[:200]}" if lines else f"was lost: {type(error).__name__}")
 
 
+def node_gone(node: str) -> bool:
+    """Whether a node is known to be gone: its cluster's head says so, or nothing listens any more where its Ray was."""
+    import ray
+
+    try:
+        found = next((one for one in ray.nodes() if one["NodeID"] == node), None)
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError):  # the head is gone too: that is told otherwise
+        return False
+    if found is None or not found["Alive"]:
+        return found is not None
+    try:
+        socket.create_connection((found["NodeManagerAddress"], found["NodeManagerPort"]), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # not reached from here: that says nothing
+        return False
+    return False
+
+
 def died_as_actor(error: BaseException | None) -> bool:
     """Whether Ray tells of the end of an actor that had begun."""
     import ray
@@ -215,4 +240,4 @@ def is_collateral(error: BaseException) -> bool:
     )
 
 
-__all__ = ["Loss", "Witness", "died_as_actor", "is_collateral", "sentence", "starved", "told_by_ray", "worst"]
+__all__ = ["Loss", "Witness", "died_as_actor", "is_collateral", "node_gone", "sentence", "starved", "told_by_ray", "worst"]

@@ -214,6 +214,8 @@ class Attempt:
             if witness.gone(rank):  # it died, or was ended with the others: Ray is about to tell
                 if life["silent_s"] > SILENT_S + BURY_WITHIN_S:
                     raise RayDied("Ray does not tell of the end of a worker")
+            elif life["silent_s"] > SILENT_S and not self.cluster.local and losses.node_gone(life["node"]):
+                self._silenced[rank] = Loss(losses.NODE, "lost its node")
             elif life["silent_s"] > SILENT_S:
                 what = f"did not answer for {life['silent_s']:.0f} s (stopped or hung), killed"
                 self._silenced[rank] = Loss(losses.HUNG, what)
@@ -251,6 +253,8 @@ class Attempt:
     def _lost(self, error: BaseException | None, witness: Witness) -> Exception:
         """What an exception of `fit` means."""
         failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+        if gone := {} if self.cluster.local else witness.without_node():
+            return Lost(gone)  # whatever else was lost was lost by it
         if not failures:
             if self._silenced:
                 return Lost(self._silenced)

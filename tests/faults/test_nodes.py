@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The model of the undisturbed run, on this machine's own Ray."""
     folder = tmp_path_factory.mktemp("whole")
     with Command(folder, steps=STEPS, spec=TWO) as command:
-        assert command.ended() == 0, command.said
+        assert command.ended(300) == 0, command.said
     return trained(folder)
 
 
@@ -75,15 +75,13 @@ def test_a_lost_node_is_told_and_training_goes_on_on_the_others(tmp_path: Path, 
         for _ in range(3):
             nodes.start()
         with on(nodes, tmp_path / "lost") as command:
-            command.until(lambda: trains(command))
+            command.until(lambda: trains(command), 300)
             carriers(nodes)[0].kill()
             hit = command.checkpoints[-1]
-            assert command.ended(240) == 0, command.said
-            told = [line for line in command.said.splitlines() if "lost its node" in line]
-            assert len(told) == 1, command.said
-            resumed = re.search(r"worker [01] lost its node.*resumed at step (\d+)", told[0])
-            assert resumed is not None, told
-            assert hit - 50 <= int(resumed[1]) <= hit + 100
+            assert command.ended(300) == 0, command.said
+            resumed = re.findall(r"worker [01] lost its node, resumed at step (\d+)", command.said)
+            assert len(resumed) == 1, command.said
+            assert hit - 50 <= int(resumed[0]) <= hit + 100
             assert "did not answer" not in command.said
     assert trained(tmp_path / "lost") == whole
 
@@ -95,17 +93,17 @@ def test_a_cluster_that_does_not_get_its_nodes_back_is_unavailable_in_time(tmp_p
         nodes.start()
         before = f"import orchestrator.cluster as c; c.NODES_WITHIN_S = {WAITS_S}"
         with on(nodes, tmp_path / "away", before=before) as command:
-            command.until(lambda: trains(command))
+            command.until(lambda: trains(command), 300)
             carriers(nodes)[0].kill()
             began = time.monotonic()
-            assert command.ended(240) == 4, command.said
+            assert command.ended(300) == 4, command.said
             assert time.monotonic() - began < 60 + WAITS_S
             assert "waiting for nodes: room for 1 of 2 workers" in command.said
             assert "the cluster has lost nodes: room for 1 of 2 workers" in command.said
             saved = command.checkpoints[-1]
         nodes.start()
         with on(nodes, tmp_path / "away") as command:  # it has its node again
-            assert command.ended(240) == 0, command.said
+            assert command.ended(300) == 0, command.said
             assert f"training goes on from step {saved}" in command.said
 
 
@@ -115,10 +113,10 @@ def test_the_head_s_death_is_unavailable_in_time_and_a_run_on_a_new_head_goes_on
         nodes.start()
         nodes.start()
         with on(nodes, tmp_path / "head") as command:
-            command.until(lambda: trains(command))
+            command.until(lambda: trains(command), 300)
             nodes.nodes[0].kill()
             began = time.monotonic()
-            assert command.ended(240) == 4, command.said
+            assert command.ended(300) == 4, command.said
             assert time.monotonic() - began < 90
             assert "Ray cluster" in command.said
             saved = command.checkpoints[-1]
@@ -126,7 +124,7 @@ def test_the_head_s_death_is_unavailable_in_time_and_a_run_on_a_new_head_goes_on
         nodes.start()
         nodes.start()
         with on(nodes, tmp_path / "head") as command:
-            assert command.ended(240) == 0, command.said
+            assert command.ended(300) == 0, command.said
             assert f"training goes on from step {saved}" in command.said
             assert not command.began("data", last=True)  # it was committed
     assert trained(tmp_path / "head") == whole
