@@ -354,6 +354,8 @@ class Tune(Stage):
         failed = [trial for trial in done.trials if trial.error]
         pruned = [trial for trial in failed if trial.status == "pruned"]
         winner, first = done.winner, done.rules.objectives[0]
+        if not done.trials:
+            raise StageFailed("no trial began: the time budget was used up before", hint="raise `time_budget_s`")
         if winner is None:
             kind = Diverged if failed and all(trial.status == "diverged" for trial in failed) else StageFailed
             which = f"; the first: {failed[0].error}" if failed else ""

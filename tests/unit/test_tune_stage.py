@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts import Artifact, ArtifactStore
-from orchestrator.errors import Diverged, Interrupted
+from orchestrator.errors import Diverged, Interrupted, OrchestratorError, StageFailed
 from orchestrator.stages.tune import Tune
 from tests import stand
 from trainers import config
@@ -85,6 +85,20 @@ def test_the_size_of_the_space_is_told() -> None:
         ),
         ({"metric": 3}, POINTS, ("metric",), "wrong-type"),
         ({"searcher": "grid"}, POINTS, ("space", LR), "endless"),
+        ({"metric": ["frechet_distance", "frechet"]}, POINTS, ("metric", 1), "unknown-metric"),
+        ({"metric": ["frechet_distance", "frechet_distance"]}, POINTS, ("metric", 1), "duplicate"),
+        ({"metric": []}, POINTS, ("metric",), "wrong-type"),
+        ({"prefer": "mode_coverage"}, POINTS, ("prefer",), "contradiction"),
+        (
+            {"scheduler": "median", "metric": ["frechet_distance", "mode_coverage"]},
+            {**POINTS, "mixture": {"modes": 8}},
+            ("scheduler",),
+            "contradiction",
+        ),
+        ({"scheduler": "pbt", "searcher": "optuna"}, POINTS, ("searcher",), "contradiction"),
+        ({"scheduler": "pbt", "space": {"batch_size": {"int": [8, 64]}}}, POINTS, ("scheduler",), "contradiction"),
+        ({"warm_start": "x", "searcher": "grid"}, POINTS, ("warm_start",), "contradiction"),
+        ({"step_budget": 1}, POINTS, ("step_budget",), "out-of-range"),
     ],
 )
 def test_mistakes_are_placed(options: Any, facts: Any, path: Any, error_id: str) -> None:
@@ -179,3 +193,213 @@ def test_all_diverged_is_divergence(tmp_path: Path, store: ArtifactStore, ring: 
     )
     with pytest.raises(Diverged, match="all 2 trials failed"):
         stage.run(stand.context(tmp_path, {"dataset": ring}, store=store))
+
+
+# --- more than one score for a trial --------------------------------------------------------------------------------------
+
+
+def table(store: ArtifactStore, search: Artifact) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.read(search, "trials.json"))
+    return found
+
+
+def test_replicates_are_trained_with_seeds_of_their_own_and_the_mean_counts(
+    tmp_path: Path, store: ArtifactStore, ring: Artifact
+) -> None:
+    diary = stand.Diary()
+    many = tune(seeds=3).run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary, lineage="a"))[
+        "search"
+    ]
+    one = tune().run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="b"))["search"]
+    for trial, alone in zip(trials(store, many), trials(store, one), strict=True):
+        (scores,) = trial["replicates"]
+        assert len(set(trial["seeds"])) == len(scores) == 3
+        assert trial["score"] == pytest.approx(sum(scores) / 3)
+        assert len(set(scores)) == 3
+        assert trial["interval"][0] < trial["score"] < trial["interval"][1]
+        assert trial["point"] == alone["point"]
+        if trial["steps"] == alone["steps"]:
+            assert scores[0] == alone["score"]  # the first replicate is the search without replicates
+    assert "(3 seeds)" in diary.lines[-1]
+    assert not [name for name in store.files.names("checkpoints") if "trial" in name]
+
+
+def test_two_metrics_give_a_front_and_a_winner_on_it(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    metric = ["frechet_distance", "mode_coverage"]
+    diary = stand.Diary()
+    context = stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary)
+    search = tune(metric=metric, num_trials=8, searcher="optuna").run(context)["search"]
+    told = table(store, search)
+    assert [one["name"] for one in told["metrics"]] == metric
+    assert [one["direction"] for one in told["metrics"]] == ["minimize", "maximize"]
+    assert told["metric"] == told["metrics"][0]
+    assert told["winner"] in told["front"]
+    whole = [trial["values"] for trial in told["trials"] if trial["steps"] == 8]
+    for index in told["front"]:
+        values = told["trials"][index]["values"]
+        assert not any(
+            other != values and other[metric[0]] <= values[metric[0]] and other[metric[1]] >= values[metric[1]]
+            for other in whole
+        )
+    assert f"one of {len(told['front'])} on the Pareto front" in diary.lines[-1]
+    preferred = tune(metric=metric, num_trials=8, searcher="optuna", prefer="mode_coverage")
+    search = preferred.run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="b"))["search"]
+    again = table(store, search)
+    best = max(again["trials"][index]["values"]["mode_coverage"] for index in again["front"])
+    assert again["trials"][again["winner"]]["values"]["mode_coverage"] == best
+
+
+# --- population based training ----------------------------------------------------------------------------------------------
+
+PBT: dict[str, Any] = {
+    "scheduler": "pbt",
+    "space": {LR: {"loguniform": [1e-4, 1e-2]}, "backbone.mlp.width": {"choice": [16, 24]}},
+    "trial": {**TRIAL, "variant": "gan"},
+    "grace_steps": 2,
+}
+
+
+def test_a_population_copies_its_best_and_is_repeated(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    stage = tune(**PBT)
+    a, b = (stage.run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage=name))["search"] for name in "ab")
+    told = trials(store, a)
+    assert told == trials(store, b)
+    assert {trial["status"] for trial in told} == {"finished"}
+    changes = [(trial, change) for trial in told for change in trial["changes"]]
+    assert sorted(change["step"] for _, change in changes) == [2, 4, 6]  # one of four at each rung
+    for trial in told:
+        if trial["changes"]:
+            assert trial["point"] == trial["changes"][-1]["point"]
+            assert trial["config"]["optimizers"]["generator"]["lr"] == trial["point"][LR]
+    winner = told[a.metadata["best_trial"]]
+    assert a.metadata["winner"]["optimizers"]["generator"]["lr"] == winner["point"][LR]
+
+
+def test_a_stopped_population_goes_on_where_it_stood(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    whole = tune(**PBT).run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="whole"))["search"]
+    left = [0]
+
+    def stopping() -> bool:
+        left[0] += 1
+        return left[0] % 12 == 0
+
+    for _ in range(60):
+        try:
+            context = stand.context(tmp_path, {"dataset": ring}, store=store, lineage="cut", stopping=stopping)
+            rest = tune(**PBT).run(context)["search"]
+            break
+        except Interrupted:
+            pass
+    else:
+        pytest.fail("it never ended")
+    assert trials(store, rest) == trials(store, whole)
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_budget_decides_how_many_trials_there_are(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    stage = tune(num_trials=None, step_budget=25)
+    assert (
+        "search: 5 trials by random, scored at steps 2, 4, 8; about 24 steps in all"
+        in stage.foresee({"dataset": POINTS}).notes
+    )
+    search = stage.run(stand.context(tmp_path, {"dataset": ring}, store=store))["search"]
+    told = table(store, search)
+    assert len(told["trials"]) == 5
+    assert told["steps"] == 24
+
+
+def test_a_budget_that_ends_a_search_is_told(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    diary = stand.Diary()
+    stage = tune(num_trials=8, step_budget=20)
+    told = table(store, stage.run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary))["search"])
+    assert (told["ended_by"], told["steps"]) == ("steps", 20)
+    assert "the step budget is used up: 20 of 20 steps" in diary.lines
+
+
+def test_time_ends_a_search_between_rungs(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    diary = stand.Diary()
+    stage = tune(num_trials=None, time_budget_s=1e-6, searcher="optuna")
+    told = stage.foresee({"dataset": POINTS}).notes
+    assert "search: trials by optuna in batches of 8, scored at steps 2, 4, 8" in told
+    assert "budget: nothing begins after 1e-06 s; a search that time ends does not repeat" in told
+    with pytest.raises(StageFailed, match="no trial began"):
+        stage.run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary))
+    longer = tune(num_trials=None, time_budget_s=1.0, searcher="optuna")
+    search = longer.run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary, lineage="b"))["search"]
+    found = table(store, search)
+    assert found["ended_by"] == "time"
+    assert any("the time budget of 1 s is used up" in line for line in diary.lines)
+    assert len(found["trials"]) % 8 == 0
+
+
+# --- an earlier search ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_a_search_goes_on_from_an_earlier_one(
+    tmp_path: Path, store: ArtifactStore, ring: Artifact, searcher: str
+) -> None:
+    first = tune(num_trials=6).run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="a"))["search"]
+    diary = stand.Diary()
+    inputs = {"dataset": ring, "earlier": first}
+    stage = tune(searcher=searcher)
+    second = stage.run(stand.context(tmp_path, inputs, store=store, lineage="b", diary=diary))["search"]
+    assert diary.lines[0] == "warm start: 6 of 6 earlier points are in this space; their scores count"
+    best = table(store, first)["trials"][table(store, first)["winner"]]
+    repeated = trials(store, second)[0]
+    assert repeated["point"] == best["point"]
+    assert "warm start: the best of the earlier search" in " ".join(
+        stage.foresee({"dataset": POINTS, "earlier": {}}).notes
+    )
+
+
+def test_a_run_that_is_not_there_is_no_warm_start(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    with pytest.raises(OrchestratorError, match="20200101"):
+        tune(warm_start="20200101-000000-none").run(stand.context(tmp_path, {"dataset": ring}, store=store))
+
+
+# --- ill trials -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_ill_trial_is_pruned_and_counted_apart(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    options: dict[str, Any] = {
+        "space": {"optimizers.generator.weight_decay": {"choice": [0.0, 1000.0]}},  # all weights go to 0
+        "trial": {**TRIAL, "variant": "gan", "total_steps": 540, "optimizers": {"generator": {"lr": 0.01}}},
+        "searcher": "grid",
+        "num_trials": None,
+        "scheduler": "median",
+        "grace_steps": 270,
+    }
+    diary = stand.Diary()
+    context = stand.context(tmp_path, {"dataset": ring}, store=store, lineage="a", diary=diary)
+    search = tune(**options, prune=True).run(context)["search"]
+    good, ill = trials(store, search)
+    assert (ill["status"], ill["symptoms"]) == ("pruned", [ill["error"].partition(":")[0]])
+    assert ill["scores"] == {}
+    assert good["status"] == "finished"
+    assert (search.metadata["failed"], search.metadata["pruned"]) == (0, 1)
+    assert diary.lines[-1].endswith("0 of 2 failed, 1 pruned")
+    plain = tune(**options).run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="b"))["search"]
+    assert plain.metadata["pruned"] == 0
+
+
+# --- looking at a search that is not finished ---------------------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_stopped_search_is_told(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    whole = table(store, tune().run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="whole"))["search"])
+    diary = stand.Diary()
+    context = stand.context(
+        tmp_path, {"dataset": ring}, store=store, lineage="cut", stopping=lambda: len(diary.children) >= 3, diary=diary
+    )
+    with pytest.raises(Interrupted):
+        tune(population="off").run(context)
+    found = context.checkpoints.latest()
+    assert found is not None
+    lines = json.loads(found[1]["outcomes.json"].read_text())
+    told = tune().so_far({"dataset": ring.metadata}, 0, lines)
+    assert [trial["point"] for trial in told["trials"]] == [trial["point"] for trial in whole["trials"]]
+    assert sum(trial["score"] is not None for trial in told["trials"]) == len(lines)
+    assert {trial["status"] for trial in told["trials"]} <= {"running", "waiting"}
