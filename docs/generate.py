@@ -35,6 +35,8 @@ def cli() -> str:
     def helped(command: click.Command, *names: str) -> str:
         settings = {**orchestrate.context_settings, "terminal_width": 100}
         parent = click.Context(orchestrate, info_name="orchestrate", **settings)
+        for name in names[1:-1]:
+            parent = click.Context(click.Group(name), info_name=name, parent=parent, **settings)
         context = click.Context(command, info_name=names[-1], parent=parent, **settings) if names[1:] else parent
         text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
         return f"```text\n$ {' '.join(names)} --help\n{text}\n```\n"
@@ -47,6 +49,9 @@ def cli() -> str:
             command = orchestrate.get_command(click.Context(orchestrate), name)
             assert command is not None
             parts += [f"### orchestrate {name}\n", helped(command, "orchestrate", name)]
+            if isinstance(command, click.Group):
+                for below, one in command.commands.items():
+                    parts.append(helped(one, "orchestrate", name, below))
     return "\n".join(parts)
 
 
