@@ -103,7 +103,8 @@ TEXTS: dict[str, str] = {
     "(--address).",
     # the search
     "unknown-path": "The search space names no parameter of a train configuration. Paths are dotted: optimizers.generator.lr.",
-    "unknown-distribution": "A dimension is one of choice, subsets, uniform, loguniform, randint, …; the message lists them.",
+    "unknown-distribution": "A dimension is one of choice, subsets, uniform, loguniform, quniform, int, normal, conditional.",
+    "contradiction": "Two parameters ask for what cannot both be done; the message says why. Leave out or change one of them.",
     "endless": "A grid runs through every value, and this dimension has no end of them. Use choice, or another searcher.",
     "fixed": "Trials are compared at equal steps, so this cannot be searched. Set it under `trial`.",
     "unknown-role": "Optimizers are by role: generator, critic, autoencoder.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,15 @@ class Ledger:
         self._scores = 0
         self._children: dict[tuple[int, int], Any] = {}
         self._lock = threading.RLock()
+        self._began, self._before = time.monotonic(), 0.0
+        self._at: dict[Key, float] = {}  # seconds into the search
         self.known: dict[Key, Outcome] = {}
         self._resume()
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the search has run; of what was killed, until its last outcome."""
+        return self._before + time.monotonic() - self._began
 
     def _resume(self) -> None:
         found = self._context.checkpoints.latest()
@@ -44,7 +52,9 @@ class Ledger:
         for line in json.loads(found[1][FILE].read_text()):
             key = line["trial"], line.get("replicate", 0), line["until"]
             self.known[key] = Outcome(**line["outcome"])
+            self._at[key] = line.get("at_s", 0.0)
             self._reached(*key)
+        self._before = max(self._at.values(), default=0.0)
         self._scores = sum(outcome.score is not None for outcome in self.known.values())
         self._context.progress.say(f"the search goes on: {len(self.known)} scores are known")
 
@@ -66,6 +76,7 @@ class Ledger:
             if not fresh:
                 return
             self.known |= {segment.key: outcome for segment, outcome in fresh.items()}
+            self._at |= dict.fromkeys((segment.key for segment in fresh), self.elapsed_s)
             self._scores += sum(outcome.score is not None for outcome in fresh.values())
             self._save()
             for segment, outcome in fresh.items():
@@ -74,8 +85,8 @@ class Ledger:
 
     def _save(self) -> None:
         lines = [
-            {"trial": index, "replicate": replicate, "until": until, "outcome": outcome.to_json()}
-            for (index, replicate, until), outcome in sorted(self.known.items())
+            {"trial": key[0], "replicate": key[1], "until": key[2], "at_s": self._at[key], "outcome": outcome.to_json()}
+            for key, outcome in sorted(self.known.items())
         ]
         self._saved += 1
         self._context.checkpoints.save(self._saved, {FILE: json.dumps(lines).encode()})

@@ -7,7 +7,6 @@ they would alone. What a killed search has scored is kept, and a trial goes on f
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -260,10 +259,9 @@ class Tune(Stage):
         count = self._count(space)
         followed = exhibits.follows(None if count is None else count * self.seeds)
         ledger = _trials.Ledger(context, self._planned(count or 1), followed=followed)
-        started = time.monotonic()
 
         def over() -> bool:
-            return self.time_budget_s is not None and time.monotonic() - started > self.time_budget_s
+            return self.time_budget_s is not None and ledger.elapsed_s > self.time_budget_s
 
         live = self._conductor(space, seed, ledger.known, earlier, over)
         _trials.run(live, task, space, context, ledger, self.max_concurrent, self.population)

@@ -332,6 +332,11 @@ def test_time_ends_a_search_between_rungs(tmp_path: Path, store: ArtifactStore, 
     assert found["ended_by"] == "time"
     assert any("the time budget of 1 s is used up" in line for line in diary.lines)
     assert len(found["trials"]) % 8 == 0
+    again = stand.context(tmp_path, {"dataset": ring}, store=store, lineage="b")  # what was spent before counts
+    assert (
+        trials(store, tune(num_trials=None, time_budget_s=1.0, searcher="optuna").run(again)["search"])
+        == found["trials"]
+    )
 
 
 # --- an earlier search ------------------------------------------------------------------------------------------------------
