@@ -117,10 +117,18 @@ def work(step: Step, store: ArtifactStore, lineage: str) -> float:
     total = step.params.get(step.extends) if step.extends else None
     if not isinstance(total, int | float):
         return 0.0
+    at = reached(step, store, lineage)
+    return 0.0 if at is None else float(total - at)
+
+
+def reached(step: Step, store: ArtifactStore, lineage: str) -> int | None:
+    """The step of the checkpoint that a run of the stage goes on from: 0 for none, None where it cannot be told."""
+    total = step.params.get(step.extends) if step.extends else None
+    if not isinstance(total, int | float) or not lineage:
+        return 0
     with suppress(Unavailable):  # the run itself meets it, and tells
-        done = [at for at in StoredCheckpoints(store, lineage).steps() if at <= total] if lineage else []
-        return float(total - max(done, default=0))
-    return 0.0
+        return max((at for at in StoredCheckpoints(store, lineage).steps() if at <= total), default=0)
+    return None
 
 
 def _samples(store: ArtifactStore, pipeline: str) -> Mapping[str, list[StageRecord]]:

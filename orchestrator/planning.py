@@ -19,6 +19,7 @@ from orchestrator.steps import Expansion, Step, complaints, expand, foresee
 from trainers import plugins
 
 Choice = Literal["run", "cached", "unknown"]
+NEVER = "never run"
 SEARCH = "search"  # the artifact kind that decides parameters: what waits for it is unknown
 
 
@@ -201,7 +202,8 @@ class Desk:
         if planned.forced or planned.sealed is not None:
             return planned.reason
         last = self.log.state().commits.get(planned.step.id)
-        return self._why(planned.step, sealed.ingredients, _entry(last) if last else None)
+        why = self._why(planned.step, sealed.ingredients, _entry(last) if last else None)
+        return self._whence(planned.step, sealed, why)
 
     def plan(self, step: Step, done: Mapping[str, PlannedStep], *, forced: bool) -> PlannedStep:
         """What would happen to a step, after those before it."""
@@ -238,7 +240,9 @@ class Desk:
             planned.reason = f"from run {entry.run}"
             return
         else:
-            planned.reason = why or self._why(planned.step, sealed.ingredients, last)
+            planned.reason = self._whence(
+                planned.step, sealed, why or self._why(planned.step, sealed.ingredients, last)
+            )
             if sealed.key in state.verdicts:
                 verdict = state.verdicts[sealed.key]
                 planned.reason = f"{verdict['kind']} in run {verdict['run']}, not tried unchanged"
@@ -262,7 +266,7 @@ class Desk:
         elif unknown:
             planned.state, planned.reason = "unknown", f"unknown until {_root(unknown[0], done).step.label}"
         elif last is None:
-            planned.reason = "never run"
+            planned.reason = NEVER
         else:
             ready = {p: s for p, s in step.inputs.items() if all(done[x.step].state == "cached" for x in s)}
             inputs = {p: [done[x.step].outputs[x.output].digest for x in s] for p, s in ready.items()}
@@ -279,10 +283,19 @@ class Desk:
 
     def _why(self, step: Step, parts: keys.Ingredients, last: Entry | None) -> str:
         if last is None:
-            return "never run"
+            return NEVER
         maker = {port: sources[0].step for port, sources in step.inputs.items()}
         found = keys.differences(last.ingredients, parts, producers=maker)
         return keys.sentence(found) or "its result is missing"
+
+    def _whence(self, step: Step, sealed: Sealed, why: str) -> str:
+        """The reason; where it never ended but stands at a checkpoint, from which step it goes on."""
+        if why != NEVER:
+            return why
+        from orchestrator.estimates import reached
+
+        at = reached(step, self.store, sealed.lineage)
+        return f"interrupted at step {at}, goes on from there" if at else why
 
     def _ingredients(self, step: Step, foresight: Foresight, inputs: Mapping[str, Sequence[str]]) -> keys.Ingredients:
         return keys.ingredients(

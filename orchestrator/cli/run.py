@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from orchestrator.runs import Run
 
 
+STOPPED = (129, 130, 143)  # by SIGHUP, SIGINT, SIGTERM
+
+
 @click.command(short_help="Run a pipeline, or go on with it.")
 @options.pipeline
 @options.overrides
@@ -74,7 +77,7 @@ def command(
 def _work(pipeline: str, given: dict[str, Any], *, quiet: bool, verbose: bool, as_json: bool) -> int:
     """Run it, and print what came of it."""
     import orchestrator
-    from orchestrator import display
+    from orchestrator import display, signals
 
     listener = display.listener(quiet=quiet, verbose=verbose)
     try:
@@ -83,7 +86,9 @@ def _work(pipeline: str, given: dict[str, Any], *, quiet: bool, verbose: bool, a
         if isinstance(listener, display.Table):
             listener.close()
     if as_json:
-        options.emit(**_plain(run))
+        options.emit(**_plain(run), next=_next(run, pipeline, options.results(run)["model"]))
+        if run.exit_code in STOPPED:
+            options.tell(signals.goes_on())
     else:
         options.echo(_summary(run, pipeline))
     if run.exit_code and run.record.error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import orchestrator
 from orchestrator import runs
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.log import Log
+from tests import fake_stages
 
 ROOT = Path(__file__).parents[2]
 SPEC = """
@@ -109,11 +113,14 @@ def test_killed_at_any_operation_the_same_command_reaches_the_same_end(tmp_path:
     assert digests(tmp_path) == expected
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_stages.install(monkeypatch)
     process = start(tmp_path, pause_s=0.3)
     wait_for(process, "step 2")
     process.kill()
     process.wait()
+    planned = orchestrator.plan(tmp_path / "chain.yaml", storage=str(tmp_path / "runs")).step("train").reason
+    assert re.fullmatch(r"interrupted at step [12], goes on from there", planned)
     code, out, err = finish(start(tmp_path, pause_s=0.3))
     assert code == 0, err
     assert "step 1" not in out
@@ -137,6 +144,39 @@ def test_the_first_signal_saves_and_exits_with_its_code(tmp_path: Path, signum: 
     assert finish(process)[0] == code
     assert runs.latest(ArtifactStore(str(tmp_path / "runs"))).status == "interrupted"
     assert finish(start(tmp_path, pause_s=0.3))[0] == 0
+
+
+COMMAND = """
+import sys
+import pytest
+from tests import fake_stages
+fake_stages.install(pytest.MonkeyPatch())
+from orchestrator.cli import main
+sys.argv[0] = "orchestrate"
+main()
+"""
+
+
+def test_json_of_a_run_that_was_stopped_holds_the_command_that_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "chain.yaml").write_text(textwrap.dedent(SPEC.replace("PAUSE", "0.3")))
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "run", "chain.yaml", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/checkpoints/*/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 143, err
+    assert any(line.startswith("orchestrate run chain.yaml --json") for line in json.loads(out)["next"])
+    assert "go on with: orchestrate run chain.yaml --json" in err
 
 
 def test_the_second_signal_ends_at_once_and_the_storage_is_whole(tmp_path: Path) -> None:
