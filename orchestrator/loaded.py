@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import registry, runs
 from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import BadInput
+from orchestrator.mlflow_calls import error_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,7 +194,7 @@ def download(uri: str, tracking_uri: str) -> Path:
         where = client.get_model_version_download_uri(name, version)
         return Path(download_artifacts(artifact_uri=where, tracking_uri=plain))
     except Exception as error:
-        if registry.error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise BadInput(
                 f"there is no {uri} in {registry.redact(plain)}", hint=str(error).split("\n", 1)[0]
             ) from error

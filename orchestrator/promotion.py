@@ -15,8 +15,8 @@ from typing import Any
 
 from orchestrator.errors import Unavailable
 from orchestrator.gate import Holder
+from orchestrator.mlflow_calls import Patient, error_code, given
 from orchestrator.owner import Owner
-from orchestrator.registry import Patient, error_code
 
 DIGEST_TAG = "orchestrator.artifact"  # of the model artifact; searched before a version is created
 SCORE_TAG = "orchestrator.score."
@@ -50,26 +50,28 @@ class Versions:
         known = {**(tags or {}), DIGEST_TAG: digest}
 
         def create() -> str:
-            made = self.client.create_model_version(self.model, source, run, tags=known, description=description)
-            if not made.version:
-                raise ConnectionError("it gives no answer of MLflow's")
-            return str(made.version)
+            texts = {"tags": known, "description": description}
+            made = self.client.create_model_version(self.model, source, run, **texts, await_creation_for=0)
+            return given(made.version)
 
         self.client.again(self._ensure_model)
         made = self.client.settled(lambda: self.find(digest), create)
         return self.find(digest) or made  # an earlier request of ours may have been done meanwhile
 
-    def tidy(self) -> list[str]:
-        """Remove what requests made that were done long after we gave them up: a later version of the same artifact, to
-        which nobody gave an alias. By one at a time. Returns the versions removed.
-        """
+    def late(self) -> list[str]:
+        """What requests made that were done long after we gave them up: a later version of the same artifact, to which
+        nobody gave an alias."""
         seen, late = set[str](), []
         for version in self._search():
             digest = version.tags.get(DIGEST_TAG, "")
             late += [str(version.version)] if digest in seen else []
             seen |= {digest} if digest else set()
         named = set(map(str, self.client.get_registered_model(self.model).aliases.values())) if late else set()
-        removed = [version for version in late if version not in named]
+        return [version for version in late if version not in named]
+
+    def tidy(self) -> list[str]:
+        """Remove what came late. By one at a time. Returns the versions removed."""
+        removed = self.late()
         for version in removed:
             try:
                 self.client.delete_model_version(self.model, version)
@@ -80,14 +82,27 @@ class Versions:
 
     def _ensure_model(self) -> None:
         try:
-            self.client.create_registered_model(self.model)
+            given(self.client.create_registered_model(self.model).name)
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def tag(self, version: str, tags: Mapping[str, str]) -> None:
-        for name, value in tags.items():
-            self.client.set_model_version_tag(self.model, version, name, value)
+        """Set what is not set yet, and see that it is."""
+
+        def lacking() -> dict[str, str]:
+            there = self.client.get_model_version(self.model, version).tags
+            return {name: str(value) for name, value in tags.items() if there.get(name) != str(value)}
+
+        def tagged(shift: Callable[[], None]) -> None:
+            wanted = lacking()
+            shift()
+            for name, value in wanted.items():
+                self.client.set_model_version_tag(self.model, version, name, value)
+            if left := lacking():
+                raise ConnectionError(f"version {version} of {self.model} does not get its tag {min(left)}")
+
+        self.client.together(tagged)
 
     def keep_scores(self, version: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Store scores with their protocol at the version, for later comparisons."""
@@ -109,7 +124,14 @@ class Versions:
         return Holder(str(version.version), scores)
 
     def promote(self, alias: str, version: str) -> None:
-        self.client.set_registered_model_alias(self.model, alias, version)
+        def promoted(shift: Callable[[], None]) -> None:
+            shift()
+            self.client.set_registered_model_alias(self.model, alias, version)
+            holder = self.holder(alias)
+            if holder is None or holder.version != version:
+                raise ConnectionError(f"version {version} of {self.model} does not get its alias")
+
+        self.client.together(promoted)
 
 
 def _packed(result: Mapping[str, Any]) -> str:
@@ -150,7 +172,8 @@ class _Lock:
             process = json.dumps(asdict(Owner.here(self.token, 0)))
             tags = {"owner": self.token, "process": process, "since": str(time.time())}
             try:
-                self.client.create_registered_model(self.name, tags={**tags, "orchestrator.lock": self.model})
+                made = self.client.create_registered_model(self.name, tags={**tags, "orchestrator.lock": self.model})
+                given(made.name)
             except Exception as error:
                 if error_code(error) == "RESOURCE_ALREADY_EXISTS":
                     return False
@@ -175,14 +198,21 @@ class _Lock:
     def remove(self) -> None:
         """Let go of it, if it is ours still."""
 
-        def delete() -> None:
+        def delete(shift: Callable[[], None]) -> None:
             if self.is_ours():
-                self.client.delete_registered_model(self.name)
+                shift()
+                self.delete()
+                if self.is_ours():
+                    raise ConnectionError(f"the lock of {self.model} does not go")
 
+        self.client.together(delete)
+
+    def delete(self) -> None:
+        """Whoever's it is."""
         try:
-            self.client.again(delete)
+            self.client.delete_registered_model(self.name)
         except Exception as error:
-            if error_code(error) not in ABSENT:
+            if error_code(error) not in ABSENT:  # it is gone, and the reply was lost
                 raise
 
     def take(self, wait_s: float) -> None:
@@ -210,12 +240,12 @@ class _Lock:
         if not breaker.try_create():
             left = breaker.tags()  # a breaker may die as well
             if left is not None and _left_behind(left):
-                self.client.delete_registered_model(breaker.name)
+                breaker.delete()
             return
         try:
             found = self.tags()
             if found is not None and found.get("owner", "") == owner:
-                self.client.delete_registered_model(self.name)
+                self.delete()
         finally:
             breaker.remove()
 

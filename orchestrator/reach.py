@@ -154,7 +154,8 @@ def _registered(
         try:
             made, held = _asked(uri)
         except Exception as error:  # noqa: BLE001 - whatever MLflow and its databases raise: then the storage itself tells
-            from orchestrator.registry import brief, redact
+            from orchestrator.mlflow_calls import brief
+            from orchestrator.registry import redact
 
             made, held = _remembered(store, its)
             why = f"MLflow at {redact(uri)} did not answer ({brief(error)})"
@@ -169,9 +170,10 @@ def _asked(uri: str) -> tuple[set[str], set[str]]:
 
     if uri.startswith(registry.SQLITE) and not Path(uri.removeprefix(registry.SQLITE)).exists():
         raise FileNotFoundError("its database is not there")
+    from orchestrator.mlflow_calls import Patient
     from orchestrator.promotion import DIGEST_TAG
 
-    client: Any = registry.Patient(registry.connect(uri), ANSWER_WITHIN_S)
+    client: Any = Patient(registry.connect(uri), ANSWER_WITHIN_S)
     digests: set[str] = set()
     champions: set[str] = set()
     for model in _pages(client, "search_registered_models"):

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import getpass
-import itertools
 import logging
 import os
 import shutil
@@ -18,15 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.errors import BadInput, Unavailable
+from orchestrator.mlflow_calls import NO_ACCESS, Patient, brief, error_code, given
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-T = TypeVar("T")
 SQLITE = "sqlite:///"
 KEY_TAG = "orchestrator.key"  # the name of a run of ours: searched before creating it
 ENVIRONMENT = {
@@ -35,9 +33,6 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
-NO_ACCESS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
-FINAL = REFUSED | NO_ACCESS | {"RESOURCE_DOES_NOT_EXIST"}  # answers: asking again changes nothing
 LOCKED_S = 10.0  # to wait for a local database that another process has locked
 _connecting = threading.RLock()
 _creating = threading.RLock()  # search-then-create is one act in this process
@@ -170,89 +165,6 @@ def _alone_with(database: Path) -> Iterator[None]:
         yield
 
 
-class Patient:
-    """A client whose calls are made again while they fail, for `limit_s` each.
-
-    Not so what creates something (`create_…`): its reply may be lost although it was done. That goes through `settled`,
-    which looks first.
-    """
-
-    def __init__(self, client: Any, limit_s: float, say: Callable[[str], None] = lambda line: None) -> None:
-        self._client, self._limit_s, self._say = client, limit_s, say
-        self._places: dict[str, Any] = {}
-        self.answered = time.monotonic()  # when a call last succeeded; at first, when this was made
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        return method if name.startswith("create_") else functools.partial(self.again, method)
-
-    def again(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Raises MlflowException or OSError: an answer that is final, or the failure that outlived our patience."""
-        from mlflow.exceptions import MlflowException
-
-        begin, wait_s = time.monotonic(), 0.1
-        while True:
-            try:
-                answer = call(*args, **options)
-                self.answered = time.monotonic()
-                return answer
-            except Exception as error:
-                if error_code(error) in FINAL:
-                    raise
-                if time.monotonic() - begin + wait_s > self._limit_s:
-                    if isinstance(error, MlflowException | OSError):
-                        raise
-                    raise ConnectionError(f"it gives no answer of MLflow's ({type(error).__name__})") from error
-                self._say(brief(error))
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, 4.0)
-
-    def files_of(self, run: str) -> Any:
-        """Where a run's files are stored. MLflow's own calls look that up each time, which is one more to fail."""
-        if run not in self._places:
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-            uri = self.again(self._client.get_run, run).info.artifact_uri
-            self._places[run] = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
-        return self._places[run]
-
-    def end_run(self, run: str, status: str, at_ms: int) -> None:
-        """Close a run. The client's own `set_terminated` asks for the run first, and prints where to see it."""
-        self.again(self._client._tracking_client.set_terminated, run, status, at_ms)
-
-    def settled(self, find: Callable[[], T | None], create: Callable[[], T]) -> T:
-        """What `find` finds, else what `create` makes: once, although a reply may be lost after the server did it."""
-        attempts = itertools.count()
-
-        def once() -> T:
-            found = find()
-            if found is not None:
-                return found
-            self.shift(next(attempts))
-            return create()
-
-        return self.again(once)
-
-    def shift(self, attempt: int) -> None:
-        """Some requests for nothing: where each second or third one fails, it would always be ours."""
-        for _ in range(attempt % 3):
-            with suppress(Exception):
-                self._client.search_experiments(max_results=1)
-
-
-def brief(error: BaseException) -> str:
-    """The first line of a failure."""
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
-
-
-def error_code(error: BaseException) -> str:
-    """The error code of MLflow's own answer; "" for anything else: no connection, a proxy's page, a broken database."""
-    code = str(getattr(error, "error_code", ""))
-    if str(error).startswith("API request to "):  # what MLflow's client makes of a reply that is not MLflow's
-        return ""
-    return "" if code == "BAD_REQUEST" and not hasattr(error, "json") else code  # any trouble of a local database
-
-
 def unavailable(uri: str, error: Exception) -> Unavailable:
     reason = f"MLflow at {redact(uri)} cannot be used: {brief(error)}"
     if error_code(error) in NO_ACCESS:
@@ -267,13 +179,18 @@ def experiment(client: Patient, name: str, artifacts: str | None) -> str:
         found = client.get_experiment_by_name(name)
         if found is None:
             return None
+        identity = given(found.experiment_id)
         if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return _given(found.experiment_id)
+            try:
+                client.restore_experiment(identity)
+            except Exception as error:
+                if error_code(error) != "RESOURCE_DOES_NOT_EXIST":  # it is restored, and the reply was lost
+                    raise
+        return identity
 
     def create() -> str:
         try:
-            return _given(client.create_experiment(name, artifact_location=artifacts))
+            return given(client.create_experiment(name, artifact_location=artifacts))
         except Exception as error:
             if error_code(error) == "RESOURCE_ALREADY_EXISTS" and (found := find()):
                 return found  # another process created it first
@@ -281,13 +198,6 @@ def experiment(client: Patient, name: str, artifacts: str | None) -> str:
 
     with _creating:
         return client.settled(find, create)
-
-
-def _given(identity: Any) -> str:
-    """What a server gave something as its id. Raises ConnectionError where it gave none: no MLflow answers there."""
-    if not identity:
-        raise ConnectionError("it gives no answer of MLflow's")
-    return str(identity)
 
 
 def artifact_location(storage: str, uri: str, pipeline: str) -> str | None:
@@ -300,18 +210,24 @@ def artifact_location(storage: str, uri: str, pipeline: str) -> str | None:
 
 def find_run(client: Patient, experiment_id: str, key: str) -> str | None:
     """The id of the run with this key. A second one (a request that was done long after we gave it up) is removed."""
+    return _single(client, experiment_id, key)[0]
+
+
+def _single(client: Patient, experiment_id: str, key: str) -> tuple[str | None, int]:
+    """The run with this key, and how many others were removed."""
     quoted = key.replace("'", "")
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", order_by=order)
-    told = {_given(run.info.run_id): _told(run) for run in found}
+    told = {given(run.info.run_id): _told(run) for run in found}
     if not told:
-        return None
+        return None, 0
     known = _known.get((experiment_id, key), "")
     ours = known if known in told else max(told, key=lambda run: told[run])
-    for other in told.keys() - {ours}:
-        if ours == known or told[other] < told[ours]:  # else another process may have chosen that one; later it shows
-            client.delete_run(other)
-    return ours
+    # Where as much was said of another one, another process may have chosen that; later it shows.
+    others = [run for run in told if run != ours and (ours == known or told[run] < told[ours])]
+    for other in others:
+        client.delete_run(other)
+    return ours, len(others)
 
 
 def _told(run: Any) -> int:
@@ -319,11 +235,14 @@ def _told(run: Any) -> int:
     return len(run.data.params) + len(run.data.metrics) + len(run.data.tags)
 
 
-def remove_late(client: Patient, experiment_id: str) -> None:
-    """Remove the runs of requests that were done long after we gave them up: nobody ends them, and another has their key."""
+def remove_late(client: Patient, experiment_id: str) -> int:
+    """Remove the runs of requests that were done long after we gave them up: nobody ends them, and another has their key.
+
+    Returns how many.
+    """
     found = client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
-    for key in sorted({run.data.tags.get(KEY_TAG, "") for run in found} - {""}):
-        find_run(client, experiment_id, key)
+    keys = sorted({run.data.tags.get(KEY_TAG, "") for run in found} - {""})
+    return sum(_single(client, experiment_id, key)[1] for key in keys)
 
 
 def ensure_run(
@@ -347,7 +266,7 @@ def ensure_run(
         if parent is not None:
             known["mlflow.parentRunId"] = parent
         run = client.create_run(experiment_id, start_time=started_ms, tags=known, run_name=name)
-        return _given(run.info.run_id)
+        return given(run.info.run_id)
 
     with _creating:
         run = client.settled(lambda: find_run(client, experiment_id, key), create)
@@ -361,17 +280,20 @@ def upload(client: Patient, run: str, file: Path, folder: str | None) -> None:
     Raises MlflowException or OSError.
     """
 
-    place, attempts = client.files_of(run), itertools.count()
+    place = client.files_of(run)
 
-    def stored() -> None:
-        client.shift(next(attempts))
+    def stored(shift: Callable[[], None]) -> None:
+        shift()
         client.again(place.log_artifact, str(file), folder)
-        there = {item.path: item.file_size for item in client.again(place.list_artifacts, folder)}
-        size = there.get(f"{folder}/{file.name}" if folder else file.name, -1)
-        if size is not None and size != file.stat().st_size:  # some stores tell no sizes
+        if not arrived() and not arrived():  # an empty answer may be nobody's
             raise ConnectionError(f"{file.name} did not arrive")
 
-    client.again(stored)
+    def arrived() -> bool:
+        there = {item.path: item.file_size for item in client.again(place.list_artifacts, folder)}
+        size = there.get(f"{folder}/{file.name}" if folder else file.name, -1)
+        return size is None or size == file.stat().st_size  # some stores tell no sizes
+
+    client.together(stored)
 
 
 def _user() -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import keys, recipes, registry, source
 from orchestrator.errors import BadInput, IntegrityError, OrchestratorError
+from orchestrator.mlflow_calls import Patient, brief, error_code
 
 if TYPE_CHECKING:
     from orchestrator.events import Listener
@@ -123,8 +124,8 @@ def fetch(uri: str, tracking_uri: str) -> tuple[dict[str, Any], str]:
     except OrchestratorError:
         raise
     except Exception as error:
-        if registry.error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise BadInput(f"there is no {uri} in {registry.redact(plain)}", hint=registry.brief(error)) from error
+        if error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise BadInput(f"there is no {uri} in {registry.redact(plain)}", hint=brief(error)) from error
         raise registry.unavailable(plain, error) from error
     if hashlib.sha256(body).hexdigest() != expected:
         raise IntegrityError(f"the recipe of {uri} is not what was registered", hint="it was altered or damaged")
@@ -138,7 +139,7 @@ def _download(name: str, alias: str, version: str, uri: str) -> tuple[bytes, str
     """The recipe, the digest it was registered with, and the version's number."""
     from tempfile import TemporaryDirectory
 
-    client = registry.Patient(registry.connect(uri), limit_s=10.0)
+    client = Patient(registry.connect(uri), limit_s=10.0)
     found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
     number, digest = str(found.version), found.tags.get(recipes.TAG)
     if digest is None:

@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator import registry
+from orchestrator.mlflow_calls import REFUSED, Patient, brief, error_code
 from orchestrator.spool import Entry, Spool, spools
-
-if TYPE_CHECKING:
-    from orchestrator.registry import Patient
 
 METRICS_A_CALL, OTHERS_A_CALL = 900, 100  # MLflow takes 1000 items a call, of which 100 parameters and 100 tags
 GATHER_S = 0.3  # entries that come this close together share a call
@@ -126,7 +124,7 @@ class Delivery:
 
     def _connected(self) -> Patient:
         if self._client is None:
-            client = self._patient = registry.Patient(registry.connect(self.uri), PATIENCE_S)
+            client = self._patient = Patient(registry.connect(self.uri), PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
             registry.remove_late(client, self._experiment)
@@ -157,7 +155,7 @@ class Delivery:
 
         def running(client: Patient, run: str) -> None:
             if client.get_run(run).info.status != "RUNNING":
-                client.update_run(run, status="RUNNING")
+                client.set_status(run, "RUNNING")
 
         self._tell(f"run {key}", running, key)
 
@@ -165,7 +163,7 @@ class Delivery:
         status, at = entry["status"], entry["time"]
 
         def ended(client: Patient, run: str) -> None:
-            client.end_run(run, status, at)
+            client.set_status(run, status, at)
             if "/" not in key:  # everything else has been told
                 registry.remove_late(client, self._experiment)
 
@@ -188,11 +186,11 @@ class Delivery:
                 call(client, self._id(key))
                 return True
             except Exception as error:
-                code = registry.error_code(error)
+                code = error_code(error)
                 if code == "RESOURCE_DOES_NOT_EXIST":  # the run was deleted meanwhile: make it again, once
                     self._ids.clear()
-                elif code in registry.REFUSED:
-                    reason = registry.brief(error)
+                elif code in REFUSED:
+                    reason = brief(error)
                     break
                 else:
                     raise
@@ -222,7 +220,7 @@ class Delivery:
     def _log(self, key: str, **items: list[Any]) -> None:
         (kind, values), *_ = items.items()
         before = len(self.rejected)
-        if self._tell(f"{kind} of {key}", lambda client, run: client.log_batch(run, **items), key) or len(values) == 1:
+        if self._tell(f"{kind} of {key}", lambda client, run: client.log(run, kind, values), key) or len(values) == 1:
             return
         del self.rejected[before:]  # one of them is refused: find it, the others pass
         for value in values:
@@ -377,7 +375,7 @@ class Sender:
                 finally:
                     spool.release()
             except Exception as error:  # noqa: BLE001  # as above; `sync` tells of it, and tries again
-                _log.info("%s was not sent: %s", spool.path, registry.brief(error))
+                _log.info("%s was not sent: %s", spool.path, brief(error))
         if sent:
             self._notice(f"MLflow was told {sent} records that earlier runs had left")
 
@@ -398,7 +396,7 @@ class Sender:
     def _outage(self, delivery: Delivery, error: Exception) -> None:
         if not self._down:
             place = registry.redact(delivery.uri)
-            reason = registry.brief(error)
+            reason = brief(error)
             self._notice(f"MLflow at {place} does not answer ({reason}); what is logged waits in {self.spool.path}")
         self._down = True
 

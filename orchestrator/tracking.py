@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import registry
+from orchestrator import latecomers, registry
 from orchestrator.sender import Delivery, Sender, drain
 from orchestrator.spool import Spool, spools
 
@@ -264,13 +264,18 @@ class NullTracker:
 
 @dataclass
 class Synced:
-    """What `sync` did: entries sent and left, spools that a running process holds, why some are left, what was refused."""
+    """What `sync` did: entries sent and left, spools that a running process holds, why some are left, what was refused.
+
+    `removed` are runs and model versions that MLflow made when nobody waited for them any more.
+    """
 
     sent: int = 0
     left: int = 0
     busy: int = 0
+    removed: int = 0
     errors: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def sync(
@@ -281,6 +286,8 @@ def sync(
     progress: Callable[[str, int, int], None] = lambda name, sent, total: None,
 ) -> Synced:
     """Send what outages left in the spools of a storage; `tracking_uri` instead of where each was meant to go.
+
+    What MLflow did after its request had been given up is removed: a second run, a second version.
 
     `progress` hears a spool's name, and how many of how many of its entries have arrived.
     """
@@ -298,6 +305,8 @@ def sync(
         except OSError as error:
             counts.errors.append(f"{spool.path}: {error}")
             counts.left += 1
+    late = latecomers.remove(storage, away)
+    counts.removed, counts.notes = late.runs + late.versions, late.notes
     return counts
 
 

@@ -180,14 +180,15 @@ def _mlflow(tracking: str | None) -> str:
     import tempfile
 
     from orchestrator import registry
+    from orchestrator.mlflow_calls import Patient
 
     with tempfile.TemporaryDirectory() as folder:
-        client = registry.Patient(registry.connect(tracking or f"sqlite:///{folder}/mlflow.db"), limit_s=5.0)
+        client = Patient(registry.connect(tracking or f"sqlite:///{folder}/mlflow.db"), limit_s=5.0)
         experiment = registry.experiment(client, "orchestrate-doctor", None if tracking else folder)
         run = client.create_run(experiment).info.run_id
         client.log_metric(run, "answer", 42.0, step=1)
         seen = client.get_run(run).data.metrics.get("answer")
-        client.set_terminated(run)
+        client.set_status(run, "FINISHED", int(time.time() * 1000))
         client.delete_run(run)
     if seen != 42.0:
         raise Unavailable(f"MLflow returned {seen} for a metric of 42")

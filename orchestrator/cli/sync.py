@@ -17,7 +17,8 @@ from orchestrator.errors import Unavailable
 def command(storage: str, tracking: str | None, as_json: bool) -> int:
     """Send the records that could not be sent while runs of this storage were going on.
 
-    The next run does so too. What arrived is not sent twice, and two of these at once do no harm.
+    The next run does so too. What arrived is not sent twice, and two of these at once do no harm. A second run or
+    version that MLflow made of one, by a request long given up, is removed.
 
     \b
     orchestrate sync
@@ -39,6 +40,10 @@ def command(storage: str, tracking: str | None, as_json: bool) -> int:
         options.emit(**asdict(done))
     else:
         options.echo(f"{done.sent} records sent, {done.left} left")
+        if done.removed:
+            options.tell(f"{done.removed} runs or versions removed that MLflow had made twice")
+        for line in done.notes:
+            options.tell(line)
         if done.busy:
             options.tell(
                 f"{done.busy} spool{'s are' if done.busy > 1 else ' is'} held by a run or a sync that is going on; "

@@ -19,8 +19,8 @@ from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact
+    from orchestrator.mlflow_calls import Patient
     from orchestrator.promotion import Versions
-    from orchestrator.registry import Patient
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,199}")
 ALIAS = re.compile(r"(?!latest$)(?!v\d+$)[A-Za-z_][A-Za-z0-9_-]{0,199}", re.IGNORECASE)
@@ -115,6 +115,7 @@ class Register(Stage):
         from mlflow.exceptions import MlflowException
 
         from orchestrator import registry
+        from orchestrator.mlflow_calls import Patient
 
         uri = registry.plain_uri(registry.tracking_uri(context.store.url, context.tracking_uri or None))
         said: set[str] = set()
@@ -127,7 +128,7 @@ class Register(Stage):
                 raise Interrupted(15)
 
         try:
-            client = registry.Patient(registry.connect(uri), PATIENCE_S, say)
+            client = Patient(registry.connect(uri), PATIENCE_S, say)
             return self._register(client, uri, context, model, directory, scores, recipe)
         except (MlflowException, OSError) as error:
             raise registry.unavailable(uri, error) from error

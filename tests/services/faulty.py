@@ -49,12 +49,12 @@ class Faulty:
         self.uri = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def _answer(self, request: BaseHTTPRequestHandler, target: str, body: bytes | None) -> None:
+        if request.path == "/login":  # as if it were elsewhere: no request of MLflow's, and not counted
+            return self._reply(request, 200, PAGE, "text/html")
         with self._lock:
             self.count += 1
             number = self.count
         struck = self.trouble if self.trouble and number % self.every == 0 else ""
-        if request.path == "/login":
-            return self._reply(request, 200, PAGE, "text/html")
         if struck == "black hole":
             self._gone.wait()
             return self._cut(request)

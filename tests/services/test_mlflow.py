@@ -24,7 +24,8 @@ import pytest
 from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import BadInput, GateRefused, Unavailable
 from orchestrator.loaded import sample_source
-from orchestrator.registry import KEY_TAG, Patient, connect
+from orchestrator.mlflow_calls import Patient
+from orchestrator.registry import KEY_TAG, connect
 from orchestrator.stage import Context
 from orchestrator.stages.register import Register
 from orchestrator.tracking import Tracker, spool_directory, sync
