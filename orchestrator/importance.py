@@ -5,9 +5,9 @@ from the searched values; the variance of its prediction over the whole space is
 itself, the others averaged over. What is left belongs to values acting together.
 
 Scores are compared at one step, the first at which every trial was scored (later ones saw only the trials that went on),
-and by rank: one bad trial has a score without bounds, and would be all the variance there is. A set of hacks counts as one
-value for each hack. Where a conditional value is not there it counts as its median, so only what it changes where it is
-there is counted as its own.
+and by rank: one bad trial has a score without bounds, and would be all the variance there is. Numbers are weighed as they
+were tried (a searcher that learns tries the good ones more often). A set of hacks counts as one value for each hack. Where a
+conditional value is not there it counts as its median, so only what it changes where it is there is counted as its own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
     from orchestrator.outcomes import SearchResults
 
+    Boxes = tuple[
+        NDArray[Any], NDArray[Any], NDArray[Any]
+    ]  # lows (L, D), highs (L, D), predictions (L,) of a tree's leaves
+
 LEAST = 12  # trials
 LEAST_EACH = 3  # trials for each searched value
 TREES = 64
+DRAWS = 4096  # of the whole space, for the variance of the prediction
 CLEAR = 0.1  # R² from which the forest is said to have learned something
-LOG_FROM = 9.0  # numbers that spread by more are compared by their logarithm
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,12 @@ def columns_of(points: Sequence[Any], names: Sequence[str]) -> list[Column]:
 
 
 def _numbers(name: str, values: Sequence[Any]) -> Column:
+    """Numbers by rank in [0, 1]: the space is weighed as it was tried, be it drawn evenly or by logarithm."""
+    from scipy.stats import rankdata
+
     present = [float(value) for value in values if value is not None]
-    if min(present) > 0 and max(present) / min(present) > LOG_FROM:
-        present = [math.log(value) for value in present]
-        values = [None if value is None else math.log(value) for value in values]
-    middle = sorted(present)[len(present) // 2]
-    return Column(name, [middle if value is None else float(value) for value in values], min(present), max(present))
+    ranks = dict(zip(present, ((rankdata(present) - 0.5) / len(present)).tolist(), strict=True))
+    return Column(name, [0.5 if value is None else ranks[float(value)] for value in values], 0.0, 1.0)
 
 
 def _categories(name: str, values: Sequence[Any]) -> Column:
@@ -133,7 +137,7 @@ def _categories(name: str, values: Sequence[Any]) -> Column:
 
 
 def _fanova(columns: Sequence[Column], scores: Sequence[float], seed: int) -> tuple[list[float], float]:
-    """Each column's share of the variance, averaged over the forest's trees, and the forest's R² out of bag."""
+    """Each column's share of the variance of the forest's prediction, and the forest's R² out of bag."""
     import numpy as np
     from scipy.stats import rankdata
     from sklearn.ensemble import RandomForestRegressor
@@ -144,43 +148,32 @@ def _fanova(columns: Sequence[Column], scores: Sequence[float], seed: int) -> tu
     forest = RandomForestRegressor(TREES, min_samples_leaf=least, max_features=0.7, oob_score=True, random_state=seed)
     forest.fit(x, y)
     low, high = (np.array([getattr(one, end) for one in columns]) for end in ("low", "high"))
-    each = [_shares(tree.tree_, low, high) for tree in forest.estimators_]
-    known = [shares for shares in each if shares is not None]
-    mean = np.mean(known, axis=0) if known else np.zeros(len(columns))
-    return [float(share) for share in mean], float(forest.oob_score_)
+    drawn = np.random.default_rng(seed).uniform(low, high, (DRAWS, len(columns)))
+    whole = float(np.var(forest.predict(drawn)))
+    if whole < 1e-12:
+        return [0.0] * len(columns), float(forest.oob_score_)
+    boxes = [_leaves(tree.tree_, low, high) for tree in forest.estimators_]
+    effects = [_effect(boxes, d, low, high) for d in range(len(columns))]
+    return [min(1.0, effect / whole) for effect in effects], float(forest.oob_score_)
 
 
-def _shares(tree: Any, low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any] | None:
-    """(D,) main effects of one tree over its whole variance; None for a tree that predicts one value."""
+def _effect(boxes: Sequence[Boxes], d: int, low: NDArray[Any], high: NDArray[Any]) -> float:
+    """The variance of the forest's prediction along side `d`, the other sides averaged over."""
     import numpy as np
 
-    lows, highs, values = _leaves(tree, low, high)
-    sizes = (highs - lows) / (high - low)  # (L, D) shares of each side
-    volumes = sizes.prod(axis=1)
-    mean = float(volumes @ values)
-    whole = float(volumes @ values**2) - mean**2
-    if whole <= 1e-15:
-        return None
-    return (
-        np.array([_effect(lows[:, d], highs[:, d], volumes * values / sizes[:, d], mean) for d in range(len(low))])
-        / whole
-    )
-
-
-def _effect(lows: NDArray[Any], highs: NDArray[Any], weighed: NDArray[Any], mean: float) -> float:
-    """The variance of a tree's prediction along one side, the others averaged over."""
-    import numpy as np
-
-    cuts = np.unique(np.concatenate([lows, highs]))
-    steps = np.zeros(len(cuts))
-    np.add.at(steps, np.searchsorted(cuts, lows), weighed)
-    np.add.at(steps, np.searchsorted(cuts, highs), -weighed)
-    marginal = np.cumsum(steps)[:-1]
+    cuts = np.unique(np.concatenate([ends[:, d] for lows, highs, _ in boxes for ends in (lows, highs)]))
+    changes = np.zeros(len(cuts))
+    for lows, highs, values in boxes:
+        sizes = (highs - lows) / (high - low)  # (L, D) shares of each side
+        weighed = np.delete(sizes, d, axis=1).prod(axis=1) * values
+        np.add.at(changes, np.searchsorted(cuts, lows[:, d]), weighed)
+        np.add.at(changes, np.searchsorted(cuts, highs[:, d]), -weighed)
+    marginal = np.cumsum(changes)[:-1] / len(boxes)
     widths = np.diff(cuts) / (cuts[-1] - cuts[0])
-    return max(0.0, float(widths @ marginal**2) - mean**2)
+    return max(0.0, float(widths @ marginal**2) - float(widths @ marginal) ** 2)
 
 
-def _leaves(tree: Any, low: NDArray[Any], high: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _leaves(tree: Any, low: NDArray[Any], high: NDArray[Any]) -> Boxes:
     """The boxes of a tree's leaves, (L, D) each, and what they predict, (L,)."""
     import numpy as np
 

@@ -112,7 +112,7 @@ def _drawn(
         if len(trials) == len(search.trials)
         else (
             f"Charts draw {len(trials)} of {len(search.trials):,} trials: the best {BEST_DRAWN}, the Pareto front, "
-            "and others spread evenly over the search."
+            "and others that were scored, spread evenly over the search."
         ),
     }
 
@@ -122,8 +122,8 @@ def _sampled(search: SearchResults, ranked: Sequence[TrialResult]) -> list[Trial
     if len(ranked) <= DRAWN:
         return list(search.trials)
     chosen = {trial.index for trial in ranked[:BEST_DRAWN]} | set(search.front)
-    rest = [trial for trial in search.trials if trial.index not in chosen]
-    wanted = max(DRAWN - len(chosen), 0)
+    rest = [trial for trial in search.trials if trial.index not in chosen and trial.scores]
+    wanted = min(max(DRAWN - len(chosen), 0), len(rest))
     chosen |= {rest[i * len(rest) // wanted].index for i in range(wanted)}
     return [trial for trial in search.trials if trial.index in chosen]
 
