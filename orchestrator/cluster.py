@@ -52,7 +52,12 @@ SETTINGS = {  # told to Ray by environment only; what the user set wins
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-LOCAL_SETTINGS = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+LOCAL_SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # The driver would wait for its first workers while it registers; a raylet that dies meanwhile takes it along, wordless.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,11 @@ class Cluster:
         ray = sys.modules.get("ray")
         return bool(ray is not None and ray.is_initialized())
 
-    def start(self) -> None:
-        """Start or join Ray, once. Raises errors.Unavailable within `timeout_s` where that is impossible."""
+    def start(self, *, warm: bool = True) -> None:
+        """Start or join Ray, once. Raises errors.Unavailable within `timeout_s` where that is impossible.
+
+        `warm`: tasks follow, for which processes are made ready. (Actors never take over the process of a task.)
+        """
         if self.disabled:
             raise RuntimeError("this run works without Ray")
         with self._lock:
@@ -160,7 +168,7 @@ class Cluster:
             if self.started:
                 return
             with _signals_kept():
-                self._keep_local() if self.local else self._join()
+                self._keep_local(warm) if self.local else self._join()
             self._owned = True
             self._heard = self._looked = time.monotonic()
             _quiet(self.log)
@@ -300,7 +308,7 @@ class Cluster:
 
     # --- starting and joining ------------------------------------------------------------------------------------
 
-    def _keep_local(self) -> None:
+    def _keep_local(self, warm: bool) -> None:
         """Start Ray from a thread that stays until `stop`; once more where something of it dies while it starts.
 
         Ray asks the kernel to kill its processes when their parent ends, and the kernel means the parent *thread*: started
@@ -308,19 +316,19 @@ class Cluster:
         """
         self._ending.clear()
         for last in (False, True):
-            failed = self._start_in_thread()
+            failed = self._start_in_thread(warm)
             if failed is None:
                 return
             if last:
                 raise failed
 
-    def _start_in_thread(self) -> Exception | None:
+    def _start_in_thread(self, warm: bool) -> Exception | None:
         failed: list[Exception] = []
         started = threading.Event()
 
         def stay() -> None:
             try:
-                self._start_local()
+                self._start_local(warm)
             except Exception as error:  # noqa: BLE001 - handed to the caller, below
                 failed.append(error)
             started.set()
@@ -332,12 +340,12 @@ class Cluster:
             raise Unavailable(f"Ray did not start on this machine within {START_WITHIN_S:.0f} s", hint="see /tmp/ray")
         return failed[0] if failed else None
 
-    def _start_local(self) -> None:
+    def _start_local(self, warm: bool) -> None:
         import ray
 
         here = local_resources()
         try:
-            with _session_of_its_own():
+            with _session_of_its_own(), _needed_processes():
                 ray.init(
                     address="local",
                     num_cpus=int(here.cpus),
@@ -352,7 +360,8 @@ class Cluster:
             ) from error
         self._processes = _own_processes()
         _protect_token()
-        _warm(int(here.cpus))
+        if warm:
+            _warm(int(here.cpus))
 
     def _join(self) -> None:
         address = str(self.address)
@@ -562,6 +571,22 @@ def _session_of_its_own() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextlib.contextmanager
+def _needed_processes() -> Iterator[None]:
+    """Without three processes that a cluster of one machine has no use for: the dashboard's server, which is started even
+    without the dashboard, the monitor that would ask for more machines, and the one that prints workers' logs. They cost two
+    seconds of processor time, and the first of them is waited for."""
+    from ray._private import node, services
+
+    kept = services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor
+    services.start_api_server = lambda *_, **__: (None, None)
+    node.Node.start_monitor = node.Node.start_log_monitor = lambda _: None
+    try:
+        yield
+    finally:
+        services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor = kept
 
 
 def _first_line(error: BaseException) -> str:
