@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Game:
         self.parts = self._build_parts()
         self.nets = nn.ModuleDict({name: part.module for name, part in self.parts.items()})
         self._place()
-        self.acts = tuple(self._hacked(act) for act in self.variant.acts(shape))
+        self.acts = hacked(self.variant.acts(shape), self.hacks)
         self.stream_width = max(phase.repeats for act in self.acts for phase in act.phases)
         self.optimizers = {name: self._optimizer(phase) for name, phase in self._distinct_phases().items()}
         self.gated = any(type(hack).gate is not Hack.gate for hack in self.hacks)
@@ -68,15 +69,6 @@ class Game:
             self.nets.to(memory_format=torch.channels_last)
         self.workers.broadcast([*self.nets.parameters(), *self.nets.buffers()])
 
-    def _hacked(self, act: Act) -> Act:
-        phases = []
-        for plain in act.phases:
-            phase = plain
-            for hack in self.hacks:
-                phase = hack.phase(phase, act.phases)
-            phases.append(phase)
-        return act._replace(phases=tuple(phases))
-
     def _distinct_phases(self) -> dict[str, Phase]:
         """Phases by name. Acts may share one, with its optimizer. Raises ValueError where they only share the name."""
         found: dict[str, Phase] = {}
@@ -87,6 +79,11 @@ class Game:
                     f"two phases are called {phase.name}, and they update {one.updates} and {phase.updates}"
                 )
         return found
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step, over all workers and microbatches."""
+        return self.config.settings.batch_size
 
     def parameters(self, phase: Phase) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that a phase updates."""
@@ -137,43 +134,30 @@ class Game:
     def step(self, step: int, fetch: Fetch) -> dict[str, Tensor]:
         """Run every phase that is due; returns each term's mean as `phase/term` scalars (not averaged over workers)."""
         act = self.acts[self.act(step)]
-        told: dict[str, Tensor] = {}
-        for phase in act.phases:
-            if step % phase.every:
-                continue
-            for repeat in range(phase.repeats):
-                means = self._update(step, act, phase, repeat, fetch)
-            told.update({f"{phase.name}/{term}": value for term, value in means.items()})
-        return told
+        return run_act(act, step, lambda phase, repeat: self._update(step, act, phase, repeat, fetch))
 
     def _update(self, step: int, act: Act, phase: Phase, repeat: int, fetch: Fetch) -> dict[str, Tensor]:
         optimizer = self.optimizers[phase.name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for p in parameters:
-            p.requires_grad_(True)
-        optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
-        rows = self.workers.rows(self.config.settings.batch_size)
+        rows = self.workers.rows(self.batch_size)
         play = None
-        for chunk in chunks(rows, self.config.settings.microbatch):
-            play = self.play(step, phase, act.phases, repeat, chunk)
-            losses = self._losses(phase, fetch(step * self.stream_width + repeat, chunk), play)
-            share = len(chunk) / len(rows)
-            terms = {name: term.mean(-1) * share for name, term in losses.items()}
-            torch.stack([term.sum() for term in terms.values()]).sum().backward()
-            for name, term in terms.items():
-                means[name] = means.get(name, 0) + term.detach()
-        assert play is not None
-        self._apply(optimizer, parameters, phase, step, play, means)
-        for p in parameters:
-            p.requires_grad_(False)
+        with learning(parameters):
+            for chunk in chunks(rows, self.config.settings.microbatch):
+                play = self.play(step, phase, act.phases, repeat, chunk)
+                losses = self._losses(phase, fetch(step * self.stream_width + repeat, chunk), play)
+                share = len(chunk) / len(rows)
+                terms = {name: term.mean(-1) * share for name, term in losses.items()}
+                torch.stack([term.sum() for term in terms.values()]).sum().backward()
+                for name, term in terms.items():
+                    means[name] = means.get(name, 0) + term.detach()
+            assert play is not None
+            self._apply(optimizer, parameters, phase, step, play, means)
         return means
 
     def _losses(self, phase: Phase, batch: Batch, play: Play) -> Losses:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.settings.precision == "bf16"):
-            losses = phase.loss(self.nets, batch, play)
-            for hack in self.hacks:
-                losses = hack.losses(losses, batch, play)
+            losses = hacked_losses(phase, batch, play)
         return {name: term.to(self.dtype) for name, term in losses.items()}
 
     def _apply(
@@ -212,11 +196,71 @@ class Game:
         return any(gate is not None and not bool(gate) for gate in gates)
 
 
+def hacked(acts: Sequence[Act], hacks: Sequence[Hack]) -> tuple[Act, ...]:
+    """The acts with every phase changed by every hack."""
+    changed = []
+    for act in acts:
+        phases = []
+        for plain in act.phases:
+            phase = plain
+            for hack in hacks:
+                phase = hack.phase(phase, act.phases)
+            phases.append(phase)
+        changed.append(act._replace(phases=tuple(phases)))
+    return tuple(changed)
+
+
+def hacked_losses(phase: Phase, batch: Batch, play: Play) -> Losses:
+    """A phase's terms after every hack."""
+    losses = phase.loss(play.nets, batch, play)
+    for hack in play.hacks:
+        losses = hack.losses(losses, batch, play)
+    return losses
+
+
+def run_act(act: Act, step: int, update: Callable[[Phase, int], Losses]) -> Losses:
+    """Run every phase that is due; returns the terms of the last `update(phase, repeat)` of each as `phase/term`."""
+    told: Losses = {}
+    for phase in act.phases:
+        if step % phase.every:
+            continue
+        means: Losses = {}
+        for repeat in range(phase.repeats):
+            means = update(phase, repeat)
+        told.update({f"{phase.name}/{term}": value for term, value in means.items()})
+    return told
+
+
+@contextmanager
+def learning(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, these parameters have gradients, none at first; all others have none."""
+    for p in parameters:
+        p.requires_grad_(True)
+        p.grad = None
+    yield
+    for p in parameters:
+        p.requires_grad_(False)
+
+
 def chunks(rows: range, size: int | None) -> Iterator[range]:
     """The rows in microbatches of at most `size`."""
     size = size or len(rows)
     for start in range(rows.start, rows.stop, size):
         yield range(start, min(start + size, rows.stop))
+
+
+def _without_compiler() -> None:
+    """Make optimizers without torch's compiler.
+
+    A new optimizer imports it (a second of processor time) for nothing but to keep it away from this one method, unless the
+    method says that it is kept away already; here nothing compiles an optimizer.
+    """
+    plain = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    if plain is not None and not hasattr(plain, "__dynamo_disable"):
+        plain.__dynamo_disable = plain
+
+
+_without_compiler()
 
 
 def make_optimizer(config: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

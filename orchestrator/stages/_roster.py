@@ -79,15 +79,14 @@ class Roster:
             self.conductor.tell(segment, outcome)
 
     def died(self, team: Sequence[Member]) -> None:
-        """A team's process is gone. Each member is tried again by itself, so that only the culprit fails."""
-        failed = []
+        """A team's process is gone: it is tried once more as it is, then one by one, so that only the culprit fails."""
         for member in team:
-            key = member.segment.key
-            self._deaths[key] = self._deaths.get(key, 0) + 1
-            if self._deaths[key] > DEATHS:
-                failed.append(member)
-            else:
-                self._queue.append([member])
+            self._deaths[member.segment.key] = self._deaths.get(member.segment.key, 0) + 1
+        if all(self._deaths[member.segment.key] == 1 for member in team):
+            self._queue.append(list(team))
+            return
+        failed = [member for member in team if self._deaths[member.segment.key] > DEATHS]
+        self._queue.extend([member] for member in team if member not in failed)
         why = Outcome(None, 0.0, "failed", f"its worker died {DEATHS + 1} times")
         self.heard(failed, [why] * len(failed))
 

@@ -64,6 +64,7 @@ def run(
         if context.cluster.disabled:
             _run_here(Roster(conductor, space, task, ledger, 1, population), task, context, ledger)
             return
+        context.cluster.start(warm=False)
         context.cluster.check(context.scale, context.store.files.local)
         processes = _processes(context, max_concurrent)
         if context.scale.num_workers > 1:  # whose workers share each batch
@@ -172,7 +173,7 @@ def _tune(roster: Roster, task: Task, board: Any, context: Context, processes: i
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             team = self.given.pop(trial_id, None)
-            if team is None:
+            if team is None or here.over():
                 return
             if error or result is None or "outcomes" not in result:
                 here.roster.died(team)

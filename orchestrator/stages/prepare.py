@@ -27,6 +27,7 @@ AUGMENT = {"flip": False, "crop": 0}
 NAMED_CORRUPT = 100  # unreadable examples named in the metadata; index.json names them all
 SAID_CORRUPT = 20  # told as they are met
 POLL_S = 0.25
+FEW = 200_000  # points: made before a process for them would have begun
 
 
 class Chosen(NamedTuple):
@@ -292,7 +293,8 @@ def _make_all(context: Context, opened: Opened, recipe: Recipe, places: Sequence
         context.progress.update(done, total, unit="examples", note=f"shard {len(made)}/{len(places)}")
 
     context.progress.update(0, total, unit="examples")
-    if context.cluster is None or context.cluster.disabled:
+    few = recipe.image_size is None and total <= FEW
+    if few or context.cluster is None or context.cluster.disabled:
         for group in groups:
             for place in group:
                 if context.stopping():
