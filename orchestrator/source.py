@@ -28,6 +28,7 @@ PACKAGES = ("orchestrator", "trainers")
 ENGINE = frozenset(
     {
         "orchestrator",
+        "orchestrator.account",
         "orchestrator.artifacts",
         "orchestrator.attempts",
         "orchestrator.board",
@@ -57,6 +58,7 @@ ENGINE = frozenset(
         "orchestrator.planning",
         "orchestrator.pulse",
         "orchestrator.report.*",
+        "orchestrator.results",
         "orchestrator.runs",
         "orchestrator.schema",
         "orchestrator.seals",
@@ -66,6 +68,7 @@ ENGINE = frozenset(
         "orchestrator.spec",
         "orchestrator.spool",
         "orchestrator.stage",
+        "orchestrator.stage_runs",
         "orchestrator.stages",
         "orchestrator.steps",
         "orchestrator.tracking",
