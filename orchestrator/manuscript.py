@@ -63,7 +63,10 @@ class Manuscript:
     # --- finding -----------------------------------------------------------------------------------------------
 
     def _root(self) -> yaml.MappingNode:
-        root = yaml.compose(self.text, Loader=_LOADER)
+        try:
+            root = yaml.compose(self.text, Loader=_LOADER)
+        except yaml.YAMLError as error:  # an edit took an anchor out that is used elsewhere
+            raise Unwritable("what an alias stands for was taken out") from error
         if not isinstance(root, yaml.MappingNode):
             raise Unwritable("the document is no mapping")
         return root
