@@ -5,14 +5,18 @@
 
 Three trainings of one configuration take turns in one process, a stretch of steps each, so that whatever else the machine
 does meets them alike; the order changes from round to round. A stretch has `--saves` checkpoints and ends when the last is
-in the store. Told is the median over rounds of (time with checkpoints / time without) - 1, with its quartiles, and the
-same brought to the default interval where stretches save more often than that (`--every`).
+in the store. Told is the median over rounds of (time with checkpoints / time without) - 1, by the clock and by processor
+time, with its quartiles and its 95 % interval (order statistics: it supposes no distribution), and the same brought to the
+default interval where stretches save more often than that. The clock counts whatever else the machine does: where it is
+busy the interval is wide, and `load` tells how busy it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
 import sys
 import tempfile
@@ -129,6 +133,15 @@ def stretch(one: loop.Training, steps: int) -> tuple[float, float]:
     return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
+def interval(values: list[float]) -> tuple[float, float]:
+    """Where the median lies with 95 % certainty: between two of the values, of six or more; the outermost of fewer."""
+    ordered, count, tail, cut = sorted(values), len(values), 0.0, 0
+    while (tail := tail + math.comb(count, cut) / 2**count) <= 0.025:
+        cut += 1
+    cut = max(cut - 1, 0)
+    return ordered[cut], ordered[-1 - cut]
+
+
 def measure(workload: Workload, rounds: int, saves: int, storage: Path) -> dict[str, Any]:
     data = workload.data()
     trainings = {mode: training(workload, mode, storage, data) for mode in MODES}
@@ -146,12 +159,16 @@ def measure(workload: Workload, rounds: int, saves: int, storage: Path) -> dict[
     for mode in MODES[1:] if rounds else ():
         for kind, clock in enumerate(("clock", "processor")):
             pairs = zip(taken[mode], taken["none"], strict=True)
-            low, middle, high = statistics.quantiles([a[kind] / b[kind] - 1 for a, b in pairs], n=4)
+            ratios = [a[kind] / b[kind] - 1 for a, b in pairs]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            scale = workload.every / (DEFAULT_STEPS // 10)
             found[f"{mode}, {clock}"] = {
                 "share": round(middle, 4),
                 "quartiles": [round(low, 4), round(high, 4)],
+                "interval": [round(end, 4) for end in interval(ratios)],
                 "every": workload.every,
-                "share_at_default_interval": round(middle * workload.every / (DEFAULT_STEPS // 10), 4),
+                "share_at_default_interval": round(middle * scale, 4),
+                "interval_at_default_interval": [round(end * scale, 4) for end in interval(ratios)],
             }
     return found
 
@@ -168,7 +185,7 @@ def main() -> None:
         if given.only in (None, name):
             with tempfile.TemporaryDirectory(dir=given.storage) as folder:
                 found = measure(workload, given.rounds, given.saves, Path(folder))
-            print(json.dumps({"workload": name, **found}, indent=1), flush=True)
+            print(json.dumps({"workload": name, "load": os.getloadavg()[0], **found}, indent=1), flush=True)
 
 
 if __name__ == "__main__":
