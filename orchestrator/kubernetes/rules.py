@@ -320,7 +320,6 @@ def pod(template: Mapping[str, Any], at: str) -> Iterator[Fault]:
 
 
 def _volumes(volumes: Sequence[Mapping[str, Any]], at: str) -> Iterator[Fault]:
-    yield from _twice([one.get("name") for one in volumes], at, "volumes")
     for number, one in enumerate(volumes):
         kinds = [name for name in one if name != "name"]
         if len(kinds) > 1:
@@ -342,7 +341,6 @@ def _container(one: Mapping[str, Any], at: str, volumes: set[str]) -> Iterator[F
     if not one.get("image"):
         yield Fault(f"{at}.image", "is missing", "operator")
     mounts = [_map(mount) for mount in _list(one.get("volumeMounts"))]
-    yield from _twice([mount.get("mountPath") for mount in mounts], f"{at}.volumeMounts", "mounts, by path,")
     for number, mount in enumerate(mounts):
         if str(mount.get("name")) not in volumes:
             what = f"the pod has no volume {mount.get('name')!r}"

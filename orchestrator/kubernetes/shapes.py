@@ -16,6 +16,18 @@ from functools import cache
 from typing import Any
 
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?(\d+(\.\d*)?|\.\d+))?")
+UNIQUE = {  # lists that are mappings to the API server: it refuses two items with the same values of these
+    "containers": ("name",),
+    "env": ("name",),
+    "hostAliases": ("ip",),
+    "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
+    "ports": ("containerPort", "port", "protocol"),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
+    "workerGroups": ("groupName",),
+}
 _BITS = {"int": 31, "long": 63}
 
 SHAPES: dict[str, str] = {
@@ -40,7 +52,7 @@ SHAPES: dict[str, str] = {
         authOptions AuthOptions; autoscalerOptions AutoscalerOptions; enableInTreeAutoscaling bool
         gcsFaultToleranceOptions GcsOptions; headGroupSpec! HeadGroup; headServiceAnnotations {str}
         historyServerOptions HistoryServerOptions; managedBy ray.io/kuberay-operator|kueue.x-k8s.io/multikueue
-        networkPolicy any; rayVersion str; suspend bool; tlsOptions TlsOptions; upgradeStrategy UpgradeStrategy
+        networkPolicy NetworkPolicy; rayVersion str; suspend bool; tlsOptions TlsOptions; upgradeStrategy UpgradeStrategy
         workerGroupSpecs [WorkerGroup]""",
     "AuthOptions": "enableK8sTokenAuth bool; mode disabled|token; secretName str",
     "AutoscalerOptions": """
@@ -49,13 +61,36 @@ SHAPES: dict[str, str] = {
         version v1|v2; volumeMounts [VolumeMount]""",
     "GcsOptions": """
         backend redis|rocksdb; externalStorageNamespace str; redisAddress str; redisPassword Value; redisUsername Value
-        storage any""",
+        storage GcsStorage""",
+    "GcsStorage": """
+        accessModes [str]; claimName str; deletionPolicy DeleteWithCluster|Retain; size quantity; storageClassName str
+        subPath str""",
+    "NetworkPolicy": """
+        head Traffic; mode DenyAll|DenyAllIngress|DenyAllEgress; worker Traffic; workerGroups [GroupTraffic]""",
+    "Traffic": "egressRules [EgressRule]; ingressRules [IngressRule]",
+    "GroupTraffic": "egressRules [EgressRule]; groupName! str; ingressRules [IngressRule]",
+    "EgressRule": "ports [PolicyPort]; to [Peer]",
+    "IngressRule": "from [Peer]; ports [PolicyPort]",
+    "PolicyPort": "endPort int; port port; protocol TCP|UDP|SCTP",
+    "Peer": "ipBlock IpBlock; namespaceSelector Selector; podSelector Selector",
+    "IpBlock": "cidr! str; except [str]",
+    "Ingress": "host str; path str; pathType Exact|Prefix|ImplementationSpecific; tls [IngressTls]",
+    "IngressTls": "hosts [str]; secretName str",
+    "HeadService": "apiVersion str; kind str; metadata TemplateMeta; spec ServiceSpec; status any",
+    "ServiceSpec": """
+        allocateLoadBalancerNodePorts bool; clusterIP str; clusterIPs [str]; externalIPs [str]; externalName str
+        externalTrafficPolicy str; healthCheckNodePort int; internalTrafficPolicy str; ipFamilies [str]
+        ipFamilyPolicy str; loadBalancerClass str; loadBalancerIP str; loadBalancerSourceRanges [str]
+        ports [ServicePort]; publishNotReadyAddresses bool; selector {str}; sessionAffinity str
+        sessionAffinityConfig any; trafficDistribution str; type ClusterIP|NodePort|LoadBalancer|ExternalName""",
+    "ServicePort": "appProtocol str; name str; nodePort int; port! int; protocol TCP|UDP|SCTP; targetPort port",
     "HistoryServerOptions": "collectorOptions CollectorOptions",
     "CollectorOptions": "env [Env]; image str; imagePullPolicy str; resources Resources",
     "TlsOptions": "enabled bool",
     "UpgradeStrategy": "type Recreate|None",
     "HeadGroup": """
-        enableIngress bool; headService any; ingressOptions any; labels {str}; rayStartParams {str}; resources {quantity}
+        enableIngress bool; headService HeadService; ingressOptions Ingress; labels {str}; rayStartParams {str}
+        resources {quantity}
         serviceType str; template! Template""",
     "WorkerGroup": """
         groupName! str; idleTimeoutSeconds int; labels {str}; maxReplicas int; minReplicas int; numOfHosts int
@@ -206,6 +241,19 @@ def faults(value: Any, shape: str, path: str = "") -> Iterator[Fault]:
             yield Fault(below, "no such field" + (f"; did you mean {near[0]}?" if near else ""))
         else:
             yield from _typed(item, fields[name][1], below)
+            if name in UNIQUE and isinstance(item, list):
+                yield from _twice(item, UNIQUE[name], below)
+
+
+def _twice(items: list[Any], keys: tuple[str, ...], path: str) -> Iterator[Fault]:
+    seen: list[Any] = []
+    for number, item in enumerate(items):
+        if isinstance(item, Mapping):
+            values = [item.get(key, "TCP" if key == "protocol" else None) for key in keys]
+            if values in seen:
+                named = ", ".join(str(value) for value in values if value is not None)
+                yield Fault(f"{path}[{number}]", f"{named} stands here twice")
+            seen.append(values)
 
 
 @cache

@@ -137,7 +137,11 @@ def test_two_groups_of_one_name_and_two_volumes_of_one_name() -> None:
     document = sound()
     volumes = at(document, f"{HEAD}.template.spec.volumes")[0]["volumes"]
     volumes.append(copy.deepcopy(volumes[0]))
-    assert "two volumes are called" in told(document)
+    assert "stands here twice" in told(document)
+    document = sound()
+    variables = at(document, f"{HEAD}.template.spec.containers.0.env")[0]["env"]
+    variables.append({"name": "HOME", "value": "/"})
+    assert "HOME stands here twice" in told(document)
 
 
 def test_what_is_not_kuberays_is_not_judged_and_another_version_is_told() -> None:
