@@ -119,8 +119,9 @@ def _of_job(state: State) -> Iterator[Finding]:
         found = standing.outcome(state, None)
         yield Finding(f"it ended: {found.why}", "")
     elif state.attempts:
+        many = f"{state.attempts} attempt{'s' * (state.attempts > 1)} failed so far"
         yield Finding(
-            f"{state.attempts} attempts failed so far; a new cluster goes on from what was saved", state.message
+            f"{many} ({_short(state.message)})" if state.message else many, "a new cluster goes on from what is saved"
         )
 
 
@@ -266,7 +267,7 @@ def _event(event: Mapping[str, Any]) -> str:
 
 def _nodes(line: str) -> str:
     found = _DIGITS.search(line)
-    return found[2] if found else line
+    return found[2].partition(". preemption:")[0] if found else line
 
 
 def _short(text: str) -> str:

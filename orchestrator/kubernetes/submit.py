@@ -139,7 +139,7 @@ def stored_verdict(
 
 
 def _told(state: State) -> str:
-    attempt = f", after {state.attempts} failed attempts" if state.attempts else ""
+    attempt = f", after {state.attempts} failed attempt{'s' * (state.attempts > 1)}" if state.attempts else ""
     word = {"new": "submitted", "queued": f"waits in the queue {state.queue}"}.get(state.word, state.word)
     return f"{state.name}: {word}{attempt}"
 
