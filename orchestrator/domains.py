@@ -166,7 +166,7 @@ class Real(Domain):
         return {name: float(value)} if _is_number(value) and self.low <= value <= self.high else None
 
     def moved(self, value: Any, factor: float) -> float:
-        return min(max(value * factor, self.low), self.high)
+        return float(min(max(value * factor, self.low), self.high))
 
     is_real = is_number = True
 
@@ -240,7 +240,7 @@ class Int(Domain):
 
     def moved(self, value: Any, factor: float) -> int:
         after = max(round(value * factor), value + 1) if factor > 1 else min(round(value * factor), value - 1)
-        return min(max(after, self.low), self.high)
+        return int(min(max(after, self.low), self.high))
 
     is_number = True
 

@@ -82,6 +82,7 @@ class Space:
     dimensions: Mapping[str, Domain]
     assign: Assign = field(repr=False)
     check: Check = field(repr=False)
+    _judged: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def apply(self, point: Mapping[str, Any]) -> User:
         """The trial's configuration at a point, as the user would write it."""
@@ -134,7 +135,10 @@ class Space:
         return tuple(found)
 
     def valid(self, point: Mapping[str, Any]) -> bool:
-        return not self.check(self.apply(point))
+        key = canonical(point)
+        if key not in self._judged:  # a search decides twice: while it runs, and once more from its scores
+            self._judged[key] = not self.check(self.apply(point))
+        return self._judged[key]
 
     def draw(self, seed: int, index: int, taken: Collection[str] = ()) -> Point | None:
         """Trial `index` of a random search, other than those taken (as `canonical` writes them); None where none was found."""

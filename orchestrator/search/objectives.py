@@ -57,19 +57,24 @@ def dominates(a: Costs, b: Costs) -> bool:
 
 
 def fronts(points: Sequence[Costs]) -> list[list[int]]:
-    """Positions by front: those that nothing dominates, then those that only the first dominate, and so on."""
-    left = list(range(len(points)))
+    """Positions by front: those that nothing dominates, then those that only the first dominate, and so on.
+
+    In lexicographic order a point can be dominated only by one before it, and what dominates it in one front has a dominator in
+    every front before: the first front without any is found by bisection (ENS-BS, doi 10.1109/TEVC.2014.2308305).
+    """
     found: list[list[int]] = []
-    while left:
-        if len(points[0]) == 1:  # of one objective: equal values
-            least = min(points[i] for i in left)
-            front = [i for i in left if points[i] == least]
-        else:
-            front = [i for i in left if not any(dominates(points[j], points[i]) for j in left)]
-        found.append(front)
-        taken = set(front)
-        left = [i for i in left if i not in taken]
-    return found
+    for i in sorted(range(len(points)), key=lambda i: (points[i], i)):
+        low, high = 0, len(found)
+        while low < high:
+            middle = (low + high) // 2
+            if any(dominates(points[j], points[i]) for j in reversed(found[middle])):
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(found):
+            found.append([])
+        found[low].append(i)
+    return [sorted(front) for front in found]
 
 
 def crowding(points: Sequence[Costs]) -> list[float]:

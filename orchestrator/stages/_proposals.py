@@ -8,6 +8,7 @@ from typing import Literal
 from orchestrator.search import Objective, Trial
 from orchestrator.search.table import Earlier
 from orchestrator.space import Point, Space, canonical
+from trainers import plugins
 
 Searcher = Literal["random", "grid", "optuna"]
 
@@ -36,7 +37,8 @@ class Proposer:
         self._space, self._seed, self._searcher = space, seed, searcher
         self._grid: list[Point] = []
         if searcher == "grid":
-            grid = list(space.grid())
+            with plugins.steady():
+                grid = list(space.grid())
             self._grid = _thinned(grid, len(grid) if count is None else count)
             count = len(self._grid)
         self.count = count
@@ -53,6 +55,10 @@ class Proposer:
 
     def propose(self, told: Sequence[Trial]) -> list[Point]:
         """The next batch; nothing once all were tried, or where the space has no more."""
+        with plugins.steady():
+            return self._propose(told)
+
+    def _propose(self, told: Sequence[Trial]) -> list[Point]:
         left = (MOST_TRIALS if self.count is None else self.count) - len(told)
         if left <= 0:
             return []

@@ -234,3 +234,139 @@ def test_draws_of_neighbouring_trials_are_unlike() -> None:
     reals = [Draw(0, (i, 0)).real("x", 0.0, 1.0) for i in range(200)]
     correlation = sum((a - 0.5) * (b - 0.5) for a, b in pairwise(reals)) / 199 * 12
     assert abs(correlation) < 0.25
+
+
+GP = "variant.wgan_gp.gp_weight"
+
+
+@pytest.mark.parametrize(
+    ("on", "trial", "more"),
+    [
+        ("variant.wgan_gp.n_critic", {}, {"variant": {"choice": ["gan", {"wgan_gp": {"n_critic": 2}}]}}),
+        ("variant.wgan_gp.n_critic", {"variant": {"wgan_gp": {"n_critic": 2}}}, {}),
+        (
+            "variant.wgan_gp.n_critic",
+            {},
+            {"variant": {"choice": ["gan", "wgan_gp"]}, "variant.wgan_gp.n_critic": {"choice": [2, 4]}},
+        ),
+    ],
+)
+def test_a_conditional_follows_a_part_of_what_is_chosen(on: str, trial: Any, more: Any) -> None:
+    space = opened({LR: {"conditional": {"on": on, "cases": {"2": {"choice": [1e-4]}}}}, **more}, trial)
+    assert not space.examine().faults
+    seen = set()
+    for i in range(40):
+        point = space.point(Draw(0, (i,)))
+        chosen = space.apply(point)["variant"]
+        two = isinstance(chosen, dict) and chosen.get("wgan_gp", {}).get("n_critic") == 2
+        assert (LR in point) == two
+        seen.add(two)
+    assert True in seen
+
+
+def test_a_condition_on_a_hack_s_parameter_looks_into_the_list() -> None:
+    on = {"conditional": {"on": "hacks.r1.gamma", "cases": {"1.0": {"choice": [1e-4]}}}}
+    space = opened({"hacks": {"subsets": [{"r1": {"gamma": 1.0}}, "ema"]}, LR: on}, {"variant": "gan"})
+    for i in range(30):
+        point = space.point(Draw(0, (i,)))
+        assert (LR in point) == ({"r1": {"gamma": 1.0}} in point["hacks"])
+
+
+def test_dimensions_that_depend_on_each_other_s_parts_are_a_circle() -> None:
+    cases = {"cases": {"x": {"choice": [1]}}}
+    circle = {
+        "batch_size": {"conditional": {"on": "latent_dim.of", **cases}},
+        "latent_dim": {"conditional": {"on": "batch_size", **cases}},
+    }
+    assert faults(circle) == {("space",): "cycle"}
+
+
+def test_what_a_parameter_refuses_of_a_normal_distribution_is_cut_off_and_told() -> None:
+    path = "optimizers.generator.weight_decay"
+    space = opened({path: {"normal": [0.001, 0.001]}})
+    found = space.examine()
+    assert not found.faults
+    told = "16% of the normal distribution of `optimizers.generator.weight_decay`"
+    assert f"space: {told} is outside of what the parameter accepts, and is cut off" in found.notes
+    drawn = [point[path] for i in range(300) if (point := space.draw(0, i))]
+    assert len(drawn) == 300
+    assert min(drawn) >= 0
+    assert sum(value > 0.001 for value in drawn) / 300 == pytest.approx(
+        0.5 / 0.8413, abs=0.08
+    )  # the rest keeps its shape
+    assert len(opened({path: {"normal": [1.0, 0.1]}}).examine().notes) == 1
+
+
+def test_a_normal_distribution_that_is_nearly_all_refused_is_an_error() -> None:
+    both = "optimizers.generator.betas"
+    path = "hacks.instance_noise.sigma"
+    assert faults({path: {"normal": [-1.0, 0.2]}}, {"variant": "gan", "hacks": ["instance_noise"]}) == {
+        ("space", path, "normal", 0): "out-of-range"
+    }
+    assert both not in path
+    momentum = "optimizers.generator.momentum"
+    sgd = {"optimizers": {"generator": {"name": "sgd"}}}
+    assert faults({momentum: {"normal": [0.5, 20.0]}}, sgd) == {("space", momentum, "normal"): "out-of-range"}
+
+
+def test_the_cases_of_a_conditional_are_drawn_apart() -> None:
+    cases = {"gan": {"uniform": [1e-4, 1e-3]}, "wgan_gp": {"uniform": [1e-4, 1e-3]}}
+    asked: list[str] = []
+
+    class Listening(Draw):
+        def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+            asked.append(name)
+            return super().real(name, low, high, log=log)
+
+    space = opened({"variant": {"choice": ["gan", "wgan_gp"]}, LR: {"conditional": {"on": "variant", "cases": cases}}})
+    for i in range(20):
+        space.point(Listening(0, (i,)))
+    assert set(asked) == {f"{LR}?gan", f"{LR}?wgan_gp"}
+
+
+def test_what_may_change_while_training() -> None:
+    space = opened(
+        {
+            LR: {"loguniform": [1e-4, 1e-2]},
+            "optimizers.critic.lr": {"conditional": {"on": "variant", "cases": {"gan": {"choice": [1e-3, 2e-3]}}}},
+            "optimizers.generator.warmup_steps": {"int": [0, 9]},
+            "optimizers.generator.schedule": {"choice": ["constant", "linear"]},
+            "variant": {"choice": ["gan", "wgan_gp"]},
+            GP: {"uniform": [1, 20]},
+            "variant.wgan_gp.n_critic": {"int": [1, 5]},
+            "hacks.instance_noise.sigma": {"quniform": [0.1, 0.3, 0.1]},
+            "batch_size": {"quniform": [16, 64, 16]},
+            "backbone.mlp.width": {"int": [16, 64]},
+        },
+        {"hacks": ["instance_noise"]},
+    )
+    assert set(space.tunable()) == {
+        LR,
+        "optimizers.critic.lr",
+        "optimizers.generator.warmup_steps",
+        GP,
+        "hacks.instance_noise.sigma",
+    }
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "down", "up"),
+    [
+        ({"uniform": [1.0, 10.0]}, 5.0, 4.0, 6.0),
+        ({"uniform": [4.5, 5.5]}, 5.0, 4.5, 5.5),
+        ({"int": [1, 100]}, 50, 40, 60),
+        ({"int": [1, 100]}, 2, 1, 3),
+        ({"int": [1, 3]}, 1, 1, 2),
+        ({"quniform": [0, 100, 10]}, 50, 40, 60),
+        ({"quniform": [0, 100, 10]}, 10, 0, 20),
+        ({"choice": [1, 5, 7]}, 5, 1, 7),
+        ({"choice": [1, 5, 7]}, 7, 5, 7),
+        ({"normal": [0.0, 1.0]}, -1.0, -0.8, -1.2),
+    ],
+)
+def test_a_number_moves_within_its_range(domain: Any, value: float, down: float, up: float) -> None:
+    found = opened({"batch_size": domain}).domain("batch_size", {})
+    assert found is not None
+    assert found.moved(value, 0.8) == pytest.approx(down)
+    assert found.moved(value, 1.2) == pytest.approx(up)
+    assert type(found.moved(value, 1.2)) is type(value)
