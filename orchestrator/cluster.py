@@ -283,16 +283,16 @@ class Cluster:
         self.start()
         return _room(scale)
 
-    def check(self, scale: Scale, storage: Path | None = None) -> None:
+    def check(self, scale: Scale, storage: Path | None = None, *, warm: bool = True) -> None:
         """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time.
 
-        `storage` is a directory that every node must see.
+        `storage` is a directory that every node must see, `warm` is what `start` takes.
         """
         if self.disabled:
             return
         if complaint := check_local(scale, self.address):
             raise BadInput(complaint.what, hint=complaint.hint)
-        self.start()
+        self.start(warm=warm)
         deadline = time.monotonic() + self.timeout_s * 0.75
         while _room(scale) < scale.num_workers:
             if time.monotonic() > deadline or self.local:
@@ -473,7 +473,20 @@ def _room(scale: Scale) -> int:
     """How many such workers the living nodes hold."""
     import ray
 
-    return sum(_fits(node.get("Resources", {}), scale) for node in ray.nodes() if node.get("Alive"))
+    return sum(_fits(node.get("Resources", {}), scale) for node in ray.nodes() if node_lives(node))
+
+
+def node_lives(node: Mapping[str, Any]) -> bool:
+    """Whether one of `ray.nodes()` is there: the head learns of a death late, but a port that refuses tells it at once."""
+    if not node.get("Alive"):
+        return False
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=0.3).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:  # not reached from here: that says nothing
+        return True
+    return True
 
 
 def _fits(resources: Mapping[str, float], scale: Scale) -> int:
@@ -594,4 +607,4 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-__all__ = ["Cluster", "RayDied", "Resources", "check_local", "is_local", "local_resources", "needed"]
+__all__ = ["Cluster", "RayDied", "Resources", "check_local", "is_local", "local_resources", "needed", "node_lives"]

@@ -11,7 +11,6 @@ import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import pulse
+from orchestrator.cluster import node_lives
 
 MEMORY, NODE, PREEMPTED, HUNG, KILLED, LEFT, UNKNOWN = (
     "memory",
@@ -177,15 +177,7 @@ def node_gone(node: str) -> bool:
         found = next((one for one in ray.nodes() if one["NodeID"] == node), None)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError):  # the head is gone too: that is told otherwise
         return False
-    if found is None or not found["Alive"]:
-        return found is not None
-    try:
-        socket.create_connection((found["NodeManagerAddress"], found["NodeManagerPort"]), timeout=1.0).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # not reached from here: that says nothing
-        return False
-    return False
+    return found is not None and not node_lives(found)
 
 
 def died_as_actor(error: BaseException | None) -> bool:
@@ -240,4 +232,14 @@ def is_collateral(error: BaseException) -> bool:
     )
 
 
-__all__ = ["Loss", "Witness", "died_as_actor", "is_collateral", "node_gone", "sentence", "starved", "told_by_ray", "worst"]
+__all__ = [
+    "Loss",
+    "Witness",
+    "died_as_actor",
+    "is_collateral",
+    "node_gone",
+    "sentence",
+    "starved",
+    "told_by_ray",
+    "worst",
+]

@@ -302,7 +302,7 @@ class Attempt:
             run_config=RunConfig(
                 name=f"group-{secrets.token_hex(6)}",  # a known name would resume Ray's own idea of a run
                 storage_path=str(self.scratch.absolute()),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )

@@ -22,6 +22,7 @@ from orchestrator.stage import Scale
 from orchestrator.stages.train import OutOfMemory, Train, _out_of_memory
 from orchestrator.workers import Ended, Seat, run_group
 from tests import stand
+from tests.faults.command import SPEC, Command
 from trainers.step import Game
 
 TWO = Scale(num_workers=2)
@@ -112,6 +113,19 @@ def test_the_killed_and_the_stopped_are_told_by_rank_and_replaced(
 
 
 @pytest.mark.long
+def test_a_worker_that_is_stopped_in_a_whole_run_is_found_within_a_minute(tmp_path: Path) -> None:
+    two = SPEC.replace("uses: train\n", "uses: train\n    scale: {num_workers: 2}\n")
+    with Command(tmp_path, steps=2000, spec=two) as command:
+        command.until(lambda: command.checkpoints and command.checkpoints[-1] >= 100, 300)
+        stopped = command.named("ray::RayTrainWorker")[1]
+        stopped.suspend()
+        command.until(lambda: "did not answer" in command.said, 60)
+        command.until(lambda: re.search(r"did not answer for \d+ s \(stopped or hung\), killed, resumed", command.said))
+        assert not stopped.is_running()
+        command.until(lambda: command.checkpoints[-1] >= 200)
+
+
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_other_signals_are_told_as_what_they_are(tmp_path: Path) -> None:
     ear = Ear((10, hit(0, signal.SIGSEGV)), (30, hit(1, signal.SIGTERM)))
@@ -142,11 +156,14 @@ def hungry(payload: dict[str, Any], seat: Seat) -> None:
     """Wants more memory than its process may have."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, resource.RLIM_INFINITY))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, before[1]))
     try:
         torch.zeros(1 << 36)
     except RuntimeError as error:
         raise (Ended("memory", "as it was") if _out_of_memory(error) else error) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.long
