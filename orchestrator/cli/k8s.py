@@ -83,7 +83,9 @@ def asked(function: F) -> F:
             click.option(
                 "--queue", default="", metavar="NAME", help="A Kueue queue that admits it; sizes are fixed then."
             ),
-            click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="Pods that train."),
+            click.option(
+                "--workers", type=click.IntRange(0, 10_000), metavar="N", help="Pods that train, to begin with."
+            ),
             click.option(
                 "--max-workers", type=click.IntRange(1, 10_000), metavar="N", help="Let Ray add pods up to N."
             ),

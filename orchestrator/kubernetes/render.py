@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import BadInput, Problem, SpecError
-from orchestrator.kubernetes import pods, sizes
+from orchestrator.kubernetes import pods, policy, sizes
 from orchestrator.kubernetes.model import Cluster, Group, Job
 from orchestrator.kubernetes.rules import LABEL, LABEL_VALUE, MAX_NAME, QUEUE
 from orchestrator.kubernetes.writing import dump, dump_all
@@ -101,6 +101,10 @@ def render(wish: Wish) -> Rendered:
         "data": {FILE: text},
     }
     main = cluster.document() if wish.cluster else _job(wish, spec, name, job, storage, cluster, setting).document()
+    if found := policy.check([document, main]):
+        raise BadInput(
+            f"this must not run on a cluster: {found[0]}", hint=f"{len(found)} such places; change the pipeline"
+        )
     whole = dump_all([document, main], _comment(wish))
     return Rendered(name, job, storage, document, main, whole, notes)
 
@@ -183,6 +187,10 @@ def _cluster(wish: Wish, spec: Spec, name: str, setting: pods.Setting) -> Cluste
     if most is not None and most < groups[0].count:
         raise BadInput(f"--max-workers {most} is less than the {groups[0].count} workers to begin with")
     scales = most is not None and most > groups[0].count
+    if not scales and groups[0].count < 1:
+        raise BadInput(
+            "--workers 0 leaves nobody to train", hint="let Ray add pods as they are needed: --max-workers N"
+        )
     if scales and wish.queue:
         raise BadInput(
             "--max-workers does not go with --queue", hint="Kueue admits jobs of a fixed size: say --workers"
