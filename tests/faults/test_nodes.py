@@ -12,6 +12,7 @@ import pytest
 from tests.faults.command import SPEC, Command
 from tests.faults.nodes import Node, Nodes
 
+pytestmark = pytest.mark.timeout(1800)  # several starts of Ray each, on a machine that may be busy
 TWO = SPEC.replace("uses: train\n", "uses: train\n    scale: {num_workers: 2}\n")
 STEPS = 1000
 WAITS_S = 15.0  # for nodes to come back, instead of minutes
