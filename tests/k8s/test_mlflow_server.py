@@ -58,7 +58,7 @@ def server(name: str, root: Path, database: str = "") -> Iterator[str]:
 
     def here(text: str) -> str:
         text = text.replace("/data/", f"{root}/data/").replace("/etc/mlflow", str(root))
-        return text.replace("postgresql:///mlflow", "postgresql:///postgres") if database else text
+        return text.replace("postgresql+psycopg2:///mlflow", "postgresql+psycopg2:///postgres") if database else text
 
     config = find(docs, "ConfigMap", "mlflow-auth-config")["data"]["auth.ini"]
     (root / "auth.ini").write_text(here(config))
@@ -77,7 +77,8 @@ def server(name: str, root: Path, database: str = "") -> Iterator[str]:
             time.sleep(0.3)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
