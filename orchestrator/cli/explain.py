@@ -118,6 +118,8 @@ TEXTS: dict[str, str] = {
     "env-not-set": "The environment variable is not set. Export it before running.",
     "password-in-url": "A password in a URL would be stored and shared with the spec. Put it into an environment variable and "
     "write ${env:NAME}.",
+    "plain-credential": "On a cluster the spec travels in a ConfigMap, which everybody in its namespace may read. Write "
+    "${env:NAME}, and put the value into the namespace's Secret `storage`.",
     "missing-tracking": "With a remote storage `tracking` must say where MLflow's records go: its own database can only lie "
     "in a local one.",
 }
