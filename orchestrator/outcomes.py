@@ -277,12 +277,14 @@ def _unfinished(run: Run, record: StageRecord, step: Step | None) -> SearchResul
             f"{record.stage} of run {run.run_id} is not finished, and its spec cannot be read here",
             hint="run the pipeline again: what was scored is kept",
         )
-    facts = {}
+    inputs = {}
     for port, sources in step.inputs.items():
         made = [run.record.stage(source.step).outputs.get(source.output, "") for source in sources]
-        known = [found.metadata for digest in made if digest and (found := run.store.find(digest)) is not None]
-        facts[port] = known[0] if known else {}
-    table = {**replay(facts, step.seed, lines), "finished": False}
+        known = [found for digest in made if digest and (found := run.store.find(digest)) is not None]
+        inputs |= {port: known[0]} if known else {}
+    if missing := sorted(step.inputs.keys() - inputs.keys()):
+        raise BadInput(f"what {record.stage} of run {run.run_id} was given is gone: {', '.join(missing)}")
+    table = {**replay(run.store, inputs, step.seed, lines), "finished": False}
     for line in table["trials"]:  # which of those that may train are training, only their processes know
         line["status"] = "waiting" if line["status"] == "running" else line["status"]
     return parse(table, record.stage, _seconds(lines))

@@ -34,7 +34,7 @@ FREE = ("max_concurrent", "population")  # they change no result, so they are in
 class Tune(Stage):
     """Find the best configuration of a space by short trials; `train` takes the winner through its port `config`."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"dataset": "dataset", "features": "features?", "earlier": "search?"}
     outputs: ClassVar[dict[str, str]] = {"search": "search"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy", "scipy", "optuna")
@@ -243,7 +243,9 @@ class Tune(Stage):
         seed = context.seed if self.seed is None else self.seed
         space = self._space(dataset.metadata)
         about = self._about(dataset.metadata, dataset.digest)
-        earlier = self._earlier(context, space, about)
+        earlier = self._earlier(context.store, context.inputs.get("earlier"), space, about)
+        if earlier is not None:
+            context.progress.say(_warm(earlier))
         task = _trials.Task(
             store=context.store,
             lineage=_trials.lineage_of(context),
@@ -276,19 +278,26 @@ class Tune(Stage):
         exhibits.show(context, made, seconds, followed=followed)
         return {"search": artifact}
 
-    def so_far(self, inputs: Mapping[str, Facts], seed: int, outcomes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def so_far(
+        self,
+        store: ArtifactStore,
+        inputs: Mapping[str, Artifact],
+        seed: int,
+        outcomes: Iterable[Mapping[str, Any]],
+    ) -> dict[str, Any]:
         """What `trials.json` would hold of a search that is not finished.
 
-        `outcomes` are the lines that it keeps of what is scored; `seed` is the run's. A warm start is left out of account.
+        `outcomes` are the lines that it keeps of what is scored; `seed` is the run's.
         """
-        dataset = inputs.get("dataset", {})
+        dataset = inputs["dataset"]
         seed = seed if self.seed is None else self.seed
-        space = self._space(dataset)
+        space, about = self._space(dataset.metadata), self._about(dataset.metadata, dataset.digest)
         known = {(one["trial"], one.get("replicate", 0), one["until"]): Outcome(**one["outcome"]) for one in outcomes}
-        done = self._conductor(space, seed, known, None, lambda: False)
+        found = self._earlier(store, inputs.get("earlier"), space, about)
+        done = self._conductor(space, seed, known, found, lambda: False)
         done.waiting()
         done.pause()
-        return table(done, space, seed, self._about(dataset, ""))
+        return table(done, space, seed, about)
 
     def _space(self, dataset: Facts) -> Space:
         space, faults = self._read(dataset)
@@ -306,22 +315,15 @@ class Tune(Stage):
         common = {"trial": self.trial or {}, "dataset": digest, "total_steps": self._total(), "eval_samples": samples}
         return {"metric": metrics[0], "metrics": metrics, "seeds": self.seeds, **common}
 
-    def _earlier(self, context: Context, space: Space, about: Mapping[str, Any]) -> Earlier | None:
-        """What is known from an earlier search; told in a line."""
-        artifact = context.inputs.get("earlier") or (
-            found_in(context.store, self.warm_start) if self.warm_start else None
-        )
+    def _earlier(
+        self, store: ArtifactStore, artifact: Artifact | None, space: Space, about: Mapping[str, Any]
+    ) -> Earlier | None:
+        """What is known from an earlier search: the one of the port, or of the run that `warm_start` names."""
+        if artifact is None and self.warm_start:
+            artifact = found_in(store, self.warm_start)
         if artifact is None:
             return None
-        told = json.loads(context.store.read(artifact, "trials.json"))
-        found = earlier(told, space, about, _goals.objectives(self.metric))
-        use = (
-            "their scores count" if found.comparable else "their scores are of another kind, so only the best are tried"
-        )
-        context.progress.say(
-            f"warm start: {len(found.trials)} of {found.total} earlier points are in this space; {use}"
-        )
-        return found
+        return earlier(json.loads(store.read(artifact, "trials.json")), space, about, _goals.objectives(self.metric))
 
     def _conductor(
         self,
@@ -420,6 +422,11 @@ def found_in(store: ArtifactStore, reference: str) -> Artifact:
             what, hint="warm_start is RUN or RUN:STAGE" if found else "name a run of which a tune stage is done"
         )
     return found[0]
+
+
+def _warm(found: Earlier) -> str:
+    use = "their scores count" if found.comparable else "their scores are of another kind, so only the best are tried"
+    return f"warm start: {len(found.trials)} of {found.total} earlier points are in this space; {use}"
 
 
 def _listed(rungs: Sequence[int]) -> str:

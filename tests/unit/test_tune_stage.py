@@ -404,7 +404,7 @@ def test_what_is_known_of_a_stopped_search_is_told(tmp_path: Path, store: Artifa
     found = context.checkpoints.latest()
     assert found is not None
     lines = json.loads(found[1]["outcomes.json"].read_text())
-    told = tune().so_far({"dataset": ring.metadata}, 0, lines)
+    told = tune().so_far(store, {"dataset": ring}, 0, lines)
     assert [trial["point"] for trial in told["trials"]] == [trial["point"] for trial in whole["trials"]]
     assert sum(trial["score"] is not None for trial in told["trials"]) == len(lines)
     assert {trial["status"] for trial in told["trials"]} <= {"running", "waiting"}
