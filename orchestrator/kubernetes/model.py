@@ -12,20 +12,20 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.kubernetes import rules
-from orchestrator.kubernetes.shapes import Fault, faults
+from orchestrator.kubernetes.shapes import Refusal, faults
 
 API = "ray.io/v1"
 KINDS = ("RayJob", "RayCluster")
 Json = dict[str, Any]
 
 
-def check(document: Mapping[str, Any], *, kinds: Sequence[str] = ("schema", "operator", "safety")) -> list[Fault]:
+def check(document: Mapping[str, Any], *, kinds: Sequence[str] = ("schema", "operator", "safety")) -> list[Refusal]:
     """Every fault of a RayJob or RayCluster; none of another kind of document, which is not judged here."""
     kind = document.get("kind")
     if kind not in KINDS or str(document.get("apiVersion", "")).partition("/")[0] != API.partition("/")[0]:
         return []
     if document.get("apiVersion") != API:
-        return [Fault("apiVersion", f"must be {API}, not {document.get('apiVersion')!r}")]
+        return [Refusal("apiVersion", f"must be {API}, not {document.get('apiVersion')!r}")]
     found = [*faults(document, str(kind)), *rules.operator(str(kind), document), *rules.safety(str(kind), document)]
     return [fault for fault in dict.fromkeys(found) if fault.kind in kinds]
 
@@ -142,4 +142,4 @@ def _sound(document: Json) -> Json:
     return document
 
 
-__all__ = ["API", "Cluster", "Fault", "Group", "Job", "check", "words"]
+__all__ = ["API", "Cluster", "Refusal", "Group", "Job", "check", "words"]

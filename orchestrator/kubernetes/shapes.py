@@ -210,7 +210,7 @@ SHAPES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class Refusal:
     """What is wrong with a document, and where.
 
     `kind`: "schema" the API server refuses it; "operator" it is accepted, and KubeRay (or the pods' creation) refuses it;
@@ -225,34 +225,34 @@ class Fault:
         return f"{self.path or 'the document'}: {self.what}"
 
 
-def faults(value: Any, shape: str, path: str = "") -> Iterator[Fault]:
+def faults(value: Any, shape: str, path: str = "") -> Iterator[Refusal]:
     """Every place where `value` has not this shape."""
     fields = _fields(shape)
     if not isinstance(value, Mapping):
-        yield Fault(path, f"must be a mapping, not {_told(value)}")
+        yield Refusal(path, f"must be a mapping, not {_told(value)}")
         return
     for name, (required, _) in fields.items():
         if required and name not in value:
-            yield Fault(path, f"`{name}` is missing")
+            yield Refusal(path, f"`{name}` is missing")
     for name, item in value.items():
         below = f"{path}.{name}" if path else str(name)
         if name not in fields:
             near = get_close_matches(str(name), fields, n=1)
-            yield Fault(below, "no such field" + (f"; did you mean {near[0]}?" if near else ""))
+            yield Refusal(below, "no such field" + (f"; did you mean {near[0]}?" if near else ""))
         else:
             yield from _typed(item, fields[name][1], below)
             if name in UNIQUE and isinstance(item, list):
                 yield from _twice(item, UNIQUE[name], below)
 
 
-def _twice(items: list[Any], keys: tuple[str, ...], path: str) -> Iterator[Fault]:
+def _twice(items: list[Any], keys: tuple[str, ...], path: str) -> Iterator[Refusal]:
     seen: list[Any] = []
     for number, item in enumerate(items):
         if isinstance(item, Mapping):
             values = [item.get(key, "TCP" if key == "protocol" else None) for key in keys]
             if values in seen:
                 named = ", ".join(str(value) for value in values if value is not None)
-                yield Fault(f"{path}[{number}]", f"{named} stands here twice")
+                yield Refusal(f"{path}[{number}]", f"{named} stands here twice")
             seen.append(values)
 
 
@@ -267,27 +267,27 @@ def _fields(shape: str) -> dict[str, tuple[bool, str]]:
     return found
 
 
-def _typed(value: Any, kind: str, path: str) -> Iterator[Fault]:
+def _typed(value: Any, kind: str, path: str) -> Iterator[Refusal]:
     if kind == "any":
         return
     if kind in SHAPES and kind not in ("RayJob", "RayCluster"):
         yield from faults(value, kind, path)
     elif kind.startswith("["):
         if not isinstance(value, list):
-            yield Fault(path, f"must be a list, not {_told(value)}")
+            yield Refusal(path, f"must be a list, not {_told(value)}")
             return
         for number, item in enumerate(value):
             yield from _typed(item, kind[1:-1], f"{path}[{number}]")
     elif kind.startswith("{"):
         if not isinstance(value, Mapping):
-            yield Fault(path, f"must be a mapping, not {_told(value)}")
+            yield Refusal(path, f"must be a mapping, not {_told(value)}")
             return
         for name, item in value.items():
             if not isinstance(name, str):
-                yield Fault(path, f"its key {_told(name)} must be a text")
+                yield Refusal(path, f"its key {_told(name)} must be a text")
             yield from _typed(item, kind[1:-1], f"{path}.{name}")
     elif what := _scalar(value, kind):
-        yield Fault(path, what)
+        yield Refusal(path, what)
 
 
 def _scalar(value: Any, kind: str) -> str:
@@ -323,4 +323,4 @@ def _told(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-__all__ = ["QUANTITY", "Fault", "faults"]
+__all__ = ["QUANTITY", "Refusal", "faults"]
