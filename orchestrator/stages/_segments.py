@@ -193,7 +193,7 @@ class _Team:
             seed=training_seed(task.seed, one.replicate),
             checkpoints=Rungs(task.checkpoints(one.index, one.replicate), after, one.until),
             device="cuda" if task.gpu else "cpu",
-            origin=_origin(task, one.origin) if one.origin else None,
+            origin=origin_files(task, one.origin) if one.origin else None,
         )
 
     def _reporter(self, one: Segment) -> Callable[[dict[str, Any]], None]:
@@ -273,22 +273,23 @@ class _Team:
     # --- scoring ------------------------------------------------------------------------------------------------
 
     def _score(self, i: int) -> None:
-        from trainers import health
-
-        training = self.trainings[i]
-        ill = health.symptom(training) if self.task.prune and training.step < training.total else None
-        if ill is not None:
-            self.outcomes[i] = Outcome(None, 0.0, "pruned", ill, ill.partition(":")[0])
-            return
-        values = score(self.task, training)
-        first = next(iter(values.values()))
-        if not all(math.isfinite(value) for value in values.values()):
-            self.outcomes[i] = Outcome(None, 0.0, "diverged", "its score is not finite")
-        else:
-            self.outcomes[i] = Outcome(first, values=values if len(values) > 1 else {})
+        self.outcomes[i] = measured(self.task, self.trainings[i])
 
 
-def _origin(task: Task, key: Key) -> Mapping[str, Path]:
+def measured(task: Task, training: Training) -> Outcome:
+    """What came of a training that reached its rung."""
+    from trainers import health
+
+    ill = health.symptom(training) if task.prune and training.step < training.total else None
+    if ill is not None:
+        return Outcome(None, 0.0, "pruned", ill, ill.partition(":")[0])
+    values = score(task, training)
+    if not all(math.isfinite(value) for value in values.values()):
+        return Outcome(None, 0.0, "diverged", "its score is not finite")
+    return Outcome(next(iter(values.values())), values=values if len(values) > 1 else {})
+
+
+def origin_files(task: Task, key: Key) -> Mapping[str, Path]:
     """The files of another training's checkpoint."""
     index, replicate, step = key
     found = task.checkpoints(index, replicate).latest(at_most=step)
@@ -350,4 +351,15 @@ def unpacked(line: str) -> list[Member]:
     return [Member.from_json(told) for told in json.loads(line)]
 
 
-__all__ = ["Member", "Rungs", "Task", "attempt", "packed", "resolved", "score", "unpacked"]
+__all__ = [
+    "Member",
+    "Rungs",
+    "Task",
+    "attempt",
+    "measured",
+    "origin_files",
+    "packed",
+    "resolved",
+    "score",
+    "unpacked",
+]

@@ -20,6 +20,7 @@ from orchestrator.errors import Interrupted, Unavailable
 from orchestrator.search import Conductor, Outcome
 from orchestrator.space import Space
 from orchestrator.stage import Context, Scale
+from orchestrator.stages import _wide
 from orchestrator.stages._ledger import Ledger
 from orchestrator.stages._roster import Roster
 from orchestrator.stages._segments import Member, Task, attempt, packed, unpacked
@@ -64,10 +65,11 @@ def run(
         if context.cluster.disabled:
             _run_here(Roster(conductor, space, task, ledger, 1, population), task, context, ledger)
             return
-        context.cluster.start(warm=False)
-        context.cluster.check(context.scale, context.store.files.local)
+        context.cluster.check(context.scale, context.store.files.local, warm=False)  # trials are actors
         processes = _processes(context, max_concurrent)
-        if context.scale.num_workers > 1:  # whose workers share each batch
+        if (
+            context.scale.num_workers > 1 or task.gpu
+        ):  # several workers share each batch; populations are for processors
             population = "off"
         roster = Roster(conductor, space, task, ledger, processes, population)
         _run_on_ray(roster, task, context, ledger, processes)
@@ -214,27 +216,32 @@ class Here:
 def _trainable(task: Task, board: Any, context: Context) -> Any:
     from ray import tune
 
-    each: Scale = context.scale
-    resources = {"cpu": each.cpus_per_worker} | ({"gpu": each.gpus_per_worker} if each.gpus_per_worker else {})
+    each, wide = context.scale, None
+    if each.num_workers > 1:
+        asked: Any = _wide.resources()
+        wide = each, context.max_failures
+    else:
+        asked = {"cpu": each.cpus_per_worker} | ({"gpu": each.gpus_per_worker} if each.gpus_per_worker else {})
 
-    def one(config: dict[str, Any]) -> dict[str, Any]:
-        return work(
-            config, task, board
-        )  # not `with_parameters`: Ray ends the driver where a node dies that holds its objects
+    def one(config: dict[str, Any]) -> dict[str, Any]:  # not `with_parameters`: Ray ends the driver where a node dies
+        return work(config, task, board, wide)  # that holds its objects
 
-    return tune.with_resources(one, resources)
+    return tune.with_resources(one, asked)
 
 
-def work(config: dict[str, Any], task: Task, board: Any) -> dict[str, Any]:
-    """A Tune trial: one team."""
+def work(config: dict[str, Any], task: Task, board: Any, wide: tuple[Scale, int] | None) -> dict[str, Any]:
+    """A Tune trial: one team, in this process or (`wide`: on such workers, so many failures) as a group of workers."""
     import ray
 
-    notes = Notes(board)
+    notes, team = Notes(board), unpacked(config["team"])
     try:
-        outcomes = attempt(task, unpacked(config["team"]), notes.tell, notes.stopping)
+        if wide is None:
+            outcomes = attempt(task, team, notes.tell, notes.stopping)
+        else:
+            outcomes = [_wide.attempt(task, one, *wide, notes.tell, notes.stopping) for one in team]
     except Unavailable as error:  # the search's failure, not the trials'
         ray.get(board.judge.remote({"message": error.args[0], "hint": error.hint}))
-        return {"outcomes": json.dumps([None] * len(unpacked(config["team"])))}
+        outcomes = [None] * len(team)
     finally:
         notes.flush()
     return {"outcomes": json.dumps([None if one is None else one.to_json() for one in outcomes])}
