@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.runs import Run
     from orchestrator.steps import Step
 
+CREDENTIALS = ("storage_options", "tracking")  # which a record holds hidden
+HIDDEN = "***"
 PORT = "config"  # through which a stage takes a search's configuration
 
 
@@ -149,14 +151,23 @@ def _original(run: Run) -> _Edits:
 
     record = run.record
     kept = _recorded(record.spec)
+    lost = [
+        f"`{key}` is left out: a record keeps no credentials"
+        for key in CREDENTIALS
+        if record.spec.get(key) and key not in kept
+    ]
     try:
         text = Path(record.spec_file).read_text(encoding="utf-8")
         now = specs.load(record.spec_file, sets=record.sets, profile=record.profile, storage=record.spec.get("storage"))
         written = document.parse(text, record.spec_file)
     except (OSError, ValueError, SpecError):
-        return _Edits(kept, None, [f"{record.spec_file} is not there any more: the spec is written out as it was run"])
+        return _Edits(
+            kept, None, [f"{record.spec_file} is not there any more: the spec is written out as it was run", *lost]
+        )
     if _told(now.to_json()) != _told(record.spec):
-        return _Edits(kept, None, [f"{record.spec_file} has changed since: the spec is written out as it was run"])
+        return _Edits(
+            kept, None, [f"{record.spec_file} has changed since: the spec is written out as it was run", *lost]
+        )
     edits = _Edits(deepcopy(written.value), Manuscript(text))
     applied = deepcopy(written)
     if record.profile is not None:
@@ -182,10 +193,16 @@ def _adopt(edits: _Edits, path: tuple[str, ...], old: Any, new: Any) -> None:
 
 def _recorded(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A run's recorded spec as a file would have it: without what is empty or a default of the frame."""
-    found = {key: value for key, value in deepcopy(dict(spec)).items() if key not in ("profile", "profiles") and value}
+    empty: tuple[Any, ...] = (None, "", [], {})
+    left_out = (
+        "profile",
+        "profiles",
+        *(key for key in CREDENTIALS if HIDDEN in json.dumps(spec.get(key), default=str)),
+    )
+    found = {key: value for key, value in deepcopy(dict(spec)).items() if key not in left_out and value not in empty}
     stages = {}
     for name, body in spec["stages"].items():
-        stages[name] = {key: value for key, value in body.items() if value}
+        stages[name] = {key: value for key, value in body.items() if value not in empty}
         for part in ("scale", "retry"):
             default = _defaults(part)
             changed = {key: item for key, item in (body.get(part) or {}).items() if item != default.get(key)}

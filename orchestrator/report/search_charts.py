@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.outcomes import Goal, TrialResult
 
 LOG_FROM = 9.0  # values that spread by more are spaced by their logarithm
+CROWDED = 0.15
 CLASSES = 5  # of trials by rank: q0 (the best fifth) … q4
 FEW = 6  # labels of numbers
 MOST_LABELS = 12  # of one axis
@@ -39,12 +40,17 @@ class Scale:
 
 
 def scale(values: Sequence[Any], start: float, end: float, *, share: float = 0.0) -> Scale:
-    """An axis for numbers (by logarithm where they spread) or for anything else as texts; `share` is cut off on each side."""
+    """An axis for numbers (by logarithm where they spread, or crowd at the low end) or for anything else as texts.
+
+    `share` of the numbers is cut off on each side.
+    """
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         ordered = sorted(float(v) for v in values)
         cut = int(len(ordered) * share)
         low, high = ordered[cut], ordered[-1 - cut]
-        axis = Axis(low, high, start, end, log=low > 0 and high / low > LOG_FROM)
+        crowded = ordered[len(ordered) // 2] - low < CROWDED * (high - low)  # outliers would take all the room
+        log = low > 0 and (high / low > LOG_FROM or (crowded and high / low > 2))
+        axis = Axis(low, high, start, end, log=log)
         if low == high:
             return Scale(Axis(low - 1, high + 1, start, end), {}, [(number(low), (start + end) / 2)])
         distinct = sorted({value for value in ordered if low <= value <= high})

@@ -70,7 +70,7 @@ def test_conditional_values_and_sets() -> None:
         return point
 
     def formula(point: dict[str, Any]) -> float:
-        return point.get("n_critic", 0) + 4.0 * ("ema" in point["hacks"])
+        return float(point.get("n_critic", 0)) + 4.0 * ("ema" in point["hacks"])
 
     shares = dict(importance.weigh(made(formula, points=draw)).shares)
     assert set(shares) == {"variant", "n_critic", "hacks: ema", 'hacks: {"r1": {"gamma": 1}}'}

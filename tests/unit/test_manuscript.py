@@ -32,6 +32,8 @@ m: |
   text
 """
 
+NEW: tuple[Any, ...] = (7, "a text: with # signs", {"x": {"y": [1, "on"]}}, [], 1e-5, None, True)
+
 
 def value(text: str) -> Any:
     return document.parse(text, "spec").value
@@ -66,7 +68,7 @@ def test_every_entry_can_be_taken_out_and_replaced(text: str) -> None:
         paper.remove(path)
         assert value(paper.text) == removed(whole, path), path
         assert set(paper.text.splitlines()) - set(text.splitlines()) <= {*_joined(text, paper.text)}
-        for new in (7, "a text: with # signs", {"x": {"y": [1, "on"]}}, [], 1e-5, None, True):
+        for new in NEW:
             paper, expected = Manuscript(text), deepcopy(whole)
             inside = expected
             for part in path[:-1]:
