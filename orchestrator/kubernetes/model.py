@@ -142,4 +142,4 @@ def _sound(document: Json) -> Json:
     return document
 
 
-__all__ = ["API", "Cluster", "Refusal", "Group", "Job", "check", "words"]
+__all__ = ["API", "Cluster", "Group", "Job", "Refusal", "check", "words"]

@@ -115,7 +115,7 @@ class Pod:
         assert found, f"pod {self.name} is gone: {self.said()[-2000:]}"
         return int(found[0].pid)
 
-    def exec(self, *command: str, env: Json | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def exec(self, *command: str, env: Json | None = None, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """What `kubectl exec`, and the kubelet for a hook, do: another process in the pod."""
         settings = [f"{key}={value}" for key, value in {**environment({}), **(env or {})}.items()]
         whole = [

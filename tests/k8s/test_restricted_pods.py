@@ -119,7 +119,7 @@ class Stand:
         self.pods += [head, worker]
         job = f"small-{number}"
         made = Cluster(self, head, worker, None, job, token, hosts)
-        wait_for(lambda: '"ALIVE": 2' in made.nodes(), 150, self.pods, "the cluster did not start")
+        wait_for(lambda: '"ALIVE": 2' in made.nodes(), 300, self.pods, "the cluster did not start")
         made.submit(spec["entrypoint"], job)
         return made
 
@@ -140,7 +140,7 @@ class Cluster:
             "print(json.dumps({'ALIVE': sum(n['Alive'] for n in ray.nodes())}))"
         )
         try:
-            return self.head.exec("python", "-W", "ignore", "-c", program, env=self.token, timeout=60).stdout
+            return self.head.exec("python", "-W", "ignore", "-c", program, env=self.token, timeout=120).stdout
         except subprocess.TimeoutExpired:
             return ""
 
@@ -230,13 +230,13 @@ def test_stopped_and_killed_in_the_middle_the_job_ends_as_if_it_had_not_been(sta
     assert "CapEff:\t0000000000000000" in privileges and "NoNewPrivs:\t1" in privileges and "Uid:\t1000" in privileges
     assert first.head.exec("touch", "/usr/x").returncode != 0
     assert first.head.exec("touch", "/etc/orchestrator/x").returncode != 0
-    wait_for(lambda: stand.look()["step"] >= 100, 180, stand.pods, "no checkpoint")
+    wait_for(lambda: stand.look()["step"] >= 100, 300, stand.pods, "no checkpoint")
     hook = stand.rendered.main["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     begun = time.monotonic()
     done = first.head.exec(*hook["lifecycle"]["preStop"]["exec"]["command"])
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begun < 28  # python starts, and the run has 25 s
-    status = first.ended(60)
+    assert time.monotonic() - begun < 45  # the run has 25 s; python starts before that, here on few processors
+    status = first.ended(120)
     assert status["status"] == "FAILED"
     assert "exit code 143" in status["message"]
     found = stand.look()
@@ -244,7 +244,7 @@ def test_stopped_and_killed_in_the_middle_the_job_ends_as_if_it_had_not_been(sta
     first.kill()
 
     second = stand.attempt()
-    wait_for(lambda: stand.look()["step"] > found["step"], 180, stand.pods[-3:], "it did not go on")
+    wait_for(lambda: stand.look()["step"] > found["step"], 300, stand.pods[-3:], "it did not go on")
     second.head.kill()  # its node is gone, the run's own process with it
     second.kill()
     at = stand.look()
@@ -261,7 +261,7 @@ def test_stopped_and_killed_in_the_middle_the_job_ends_as_if_it_had_not_been(sta
     assert (last["verdict"]["exit_code"], last["verdict"]["final"], last["runs"]) == (0, True, 3)
 
     third.submit(stand.rendered.main["spec"]["entrypoint"], "small-again")
-    assert third.ended(120)["status"] == "SUCCEEDED"
+    assert third.ended(300)["status"] == "SUCCEEDED"
     assert stand.look()["runs"] == 3  # nothing ran
     log = third.head.exec("cat", "/tmp/ray/session_latest/logs/job-driver-small-again.log")
     assert "nothing is left to do" in log.stdout
