@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-PASSWORD_IN_URL = re.compile(r"(?P<before>[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s:@]*:)(?P<secret>[^/\s]+)@")
+PASSWORD_IN_URL = re.compile(r"(?P<before>[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^/\s:@]*:)(?P<secret>[^/\s]+)@")
 
 
 def printable(text: str) -> str:
