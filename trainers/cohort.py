@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainers import checkpoint, records
-from trainers.generator import Generator
-from trainers.loop import FINITE_EVERY, STOP_EVERY, NotFinite, Stopped, Training, not_finite, picture
-from trainers.population import Population, Streams
+from trainers.loop import FINITE_EVERY, STOP_EVERY, NotFinite, Stopped, Training, not_finite
+from trainers.population import Population
+from trainers.stream import Stream
 
 
 class Cohort:
@@ -33,7 +32,7 @@ class Cohort:
         self.pictures = pictures
         self.step = trainings[0].step
         self.population = Population([training.game for training in trainings])
-        self._streams = Streams(self.population, trainings[0].data)
+        self._stream = Stream(self.population, trainings[0].data)
         self._unchecked: list[tuple[int, dict[str, Tensor]]] = []
         self._clock = (time.monotonic(), self.step)
 
@@ -52,7 +51,7 @@ class Cohort:
         until = self.total if until is None else min(until, self.total)
         while self.trainings and self.step < until:
             self._enter()
-            told = self.population.step(self.step, self._streams)
+            told = self.population.step(self.step, self._stream)
             self._unchecked.append((self.step, told))
             self.step += 1
             for training in self.trainings:
@@ -92,8 +91,8 @@ class Cohort:
             stopping = [one for one in stopping if any(one is training for training in self.trainings)]
         if logging and self.trainings:
             self._log(told)
-        if drawing:
-            self._draw()
+        for training in self.trainings if drawing else ():
+            training.draw()
         for training in self.trainings if saving else stopping:
             self._save(training)
         if stopping and not last:
@@ -127,21 +126,9 @@ class Cohort:
         speed = (self.step - before) / max(now - then, 1e-9)
         rows = torch.stack(list(told.values()), 1).tolist()
         for training, row in zip(self.trainings, rows, strict=True):
-            metrics = dict(zip(told, row, strict=True))
-            training.history.add(self.step, metrics)
-            training.report(
-                {"step": self.step, "total_steps": self.total, "metrics": {**metrics, "steps_per_s": speed}}
-            )
-
-    def _draw(self) -> None:
-        for training in self.trainings:
-            name = f"samples/step_{self.step:08d}.png"
-            training.grids[name] = picture(Generator.of(training.game), training.data)
+            training.record(dict(zip(told, row, strict=True)), speed)
 
     def _save(self, training: Training) -> None:
-        if training.checkpoints is None:
-            return
-        told = training.history.encoded(), dict(training.grids)
-        files = checkpoint.capture(training.game, self.step).files(records.summary(*told))
-        training.checkpoints.save(self.step, {**files, **records.files(*told)})
-        training.kept = self.step
+        if training.checkpoints is not None:
+            training.checkpoints.save(self.step, training.state()())
+            training.kept = self.step

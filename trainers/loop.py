@@ -172,7 +172,7 @@ class Training:
         if logging:
             self._log(told)
         if last or self.step % self.sample_every == 0:
-            self._draw()
+            self.draw()
         if saving:
             self._save()
         if last or stopping:
@@ -202,16 +202,20 @@ class Training:
     def _log(self, told: dict[str, Tensor]) -> None:
         values = {name: value.detach().clone() for name, value in told.items()}
         self.workers.average(values.values())
-        metrics = {name: float(value.mean()) for name, value in values.items()}
-        self.history.add(self.step, metrics)
         now, (then, before) = time.monotonic(), self._clock
         self._clock = (now, self.step)
         speed = (self.step - before) / max(now - then, 1e-9)
-        if self.workers.rank == 0:
-            told_metrics = {**metrics, "steps_per_s": speed}
-            self.report({"step": self.step, "total_steps": self.total, "metrics": told_metrics})
+        self.record({name: float(value.mean()) for name, value in values.items()}, speed)
 
-    def _draw(self) -> None:
+    def record(self, metrics: Mapping[str, float], speed: float) -> None:
+        """Log the losses of this step, and report them with the steps a second."""
+        self.history.add(self.step, metrics)
+        if self.workers.rank == 0:
+            told = {**metrics, "steps_per_s": speed}
+            self.report({"step": self.step, "total_steps": self.total, "metrics": told})
+
+    def draw(self) -> None:
+        """Keep a picture of what is generated now."""
         if self.workers.rank == 0:
             self.grids[f"samples/step_{self.step:08d}.png"] = picture(Generator.of(self.game), self.data)
 
@@ -219,12 +223,18 @@ class Training:
 
     def _save(self) -> None:
         """Copy the state, here; make it into files and write them, in the background of worker 0."""
-        if self.checkpoints is None:
-            return
-        captured = checkpoint.capture(self.game, self.step)
-        if self._saver is not None:
-            told = self.history.encoded(), dict(self.grids)
-            self._saver.begin(self.step, lambda: {**captured.files(records.summary(*told)), **records.files(*told)})
+        if self.checkpoints is not None:
+            files = self.state()
+            if self._saver is not None:
+                self._saver.begin(self.step, files)
+
+    def state(self) -> Callable[[], dict[str, bytes]]:
+        """Copy the state, here; called, perhaps in another thread, the copy becomes the files of a checkpoint.
+
+        Every worker calls it.
+        """
+        captured, told = checkpoint.capture(self.game, self.step), (self.history.encoded(), dict(self.grids))
+        return lambda: {**captured.files(records.summary(*told)), **records.files(*told)}
 
     def _follow(self, wait: bool) -> None:
         """Raise what went wrong in the background; wait for it to end, or only where training is too far ahead."""

@@ -9,12 +9,11 @@ is sampled, saved and inspected as any game, and goes on alone whenever it likes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainers import plugins
 from trainers.compatibility import Choice
@@ -22,11 +21,8 @@ from trainers.core import Act, Batch, Hack, Losses, Phase, Variant
 from trainers.draws import Draws
 from trainers.play import Play
 from trainers.stacked import Stack, Unstackable, alone
-from trainers.step import Game
+from trainers.step import Game, hacked, hacked_losses, learning, run_act
 from trainers.updates import Update
-
-if TYPE_CHECKING:
-    from trainers.data import Prepared
 
 Fetch = Callable[[int], Batch]  # position of the batch in the stream -> every member's batch, (N, B, …)
 
@@ -39,7 +35,8 @@ class Population:
 
     def __init__(self, games: Sequence[Game]) -> None:
         first = games[0]
-        self.settings, self.shape, self.dtype = first.config.settings, first.shape, first.dtype
+        self.settings, self.shape = first.config.settings, first.shape
+        self.device, self.dtype, self.batch_size = first.device, first.dtype, first.batch_size
         if self.settings.precision == "bf16" or self.settings.microbatch is not None or first.workers.size > 1:
             raise Unstackable("a population trains in full precision, with whole batches, in one process")
         self._build(games)
@@ -62,7 +59,7 @@ class Population:
         )
         if any(type(hack).gate is not Hack.gate for hack in self.hacks):
             raise Unstackable("a hack decides whether to update, which members would do differently")
-        self.acts = tuple(_hacked(act, self.hacks) for act in self.variant.acts(self.shape))
+        self.acts = hacked(self.variant.acts(self.shape), self.hacks)
         self.width = max(phase.repeats for act in self.acts for phase in act.phases)
         self.updates = {phase.name: Update(phase, games, self.stack) for act in self.acts for phase in act.phases}
 
@@ -89,53 +86,36 @@ class Population:
 
     # --- one step -----------------------------------------------------------------------------------------------
 
-    def step(self, step: int, fetch: Fetch) -> dict[str, Tensor]:
+    def step(self, step: int, fetch: Fetch) -> Losses:
         """Run every phase that is due for all members; returns each term's means as `phase/term`, (N,)."""
         act = self.acts[self.games[0].act(step)]
-        told: dict[str, Tensor] = {}
-        for phase in act.phases:
-            if step % phase.every:
-                continue
-            for repeat in range(phase.repeats):
-                means = self._update(step, act, phase, repeat, fetch(step * self.width + repeat))
-            told.update({f"{phase.name}/{term}": value for term, value in means.items()})
-        return told
+        return run_act(
+            act, step, lambda phase, repeat: self._update(step, act, phase, repeat, fetch(step * self.width + repeat))
+        )
 
-    def _update(self, step: int, act: Act, phase: Phase, repeat: int, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, step: int, act: Act, phase: Phase, repeat: int, batch: Batch) -> Losses:
         parts = [part for part in phase.updates if part in self.stack.flat]
-        parameters = [p for part in parts for p in self.stack.parameters[part]]
-        for p in parameters:
-            p.requires_grad_(True)
-            p.grad = None
         play = self._play(step, phase, act.phases, repeat)
-        losses = self._losses(phase, batch, play)
-        means = {name: term.mean(-1) for name, term in losses.items()}
-        torch.stack(list(means.values())).sum().backward()
-        with torch.no_grad():
-            for hack in self.hacks:
-                hack.gradients(play)
-            for part in parts:
-                self.stack.gather(part)
-            self.updates[phase.name].apply(step)
-            self.variant.stepped(play)
-            for hack in self.hacks:
-                hack.stepped(play)
-        for p in parameters:
-            p.requires_grad_(False)
+        with learning([p for part in parts for p in self.stack.parameters[part]]):
+            means = {name: term.mean(-1) for name, term in hacked_losses(phase, batch, play).items()}
+            torch.stack(list(means.values())).sum().backward()
+            with torch.no_grad():
+                for hack in self.hacks:
+                    hack.gradients(play)
+                for part in parts:
+                    self.stack.gather(part)
+                self.updates[phase.name].apply(step)
+                self.variant.stepped(play)
+                for hack in self.hacks:
+                    hack.stepped(play)
         return {name: value.detach() for name, value in means.items()}
-
-    def _losses(self, phase: Phase, batch: Batch, play: Play) -> Losses:
-        losses = phase.loss(self.stack.nets, batch, play)
-        for hack in self.hacks:
-            losses = hack.losses(losses, batch, play)
-        return losses
 
     def _play(self, step: int, phase: Phase, phases: tuple[Phase, ...], repeat: int) -> Play:
         return Play(
             self.stack.nets,
             self.draws,
             shape=self.shape,
-            rows=range(self.settings.batch_size),
+            rows=range(self.batch_size),
             step=step,
             total_steps=self.settings.total_steps,
             phase=phase,
@@ -174,64 +154,3 @@ def _merged(kind: str, choices: Sequence[Choice], dtype: torch.dtype) -> Any:
         else:
             raise Unstackable(f"members differ in {first.name}.{name}")
     return cls(**merged)
-
-
-def _hacked(act: Act, hacks: Sequence[Hack]) -> Act:
-    phases = []
-    for plain in act.phases:
-        phase = plain
-        for hack in hacks:
-            phase = hack.phase(phase, act.phases)
-        phases.append(phase)
-    return act._replace(phases=tuple(phases))
-
-
-class Streams:
-    """Every member's batches of the training split, each in its own order: what `stream.Stream` gives a single training."""
-
-    def __init__(self, population: Population, data: Prepared) -> None:
-        self.population = population
-        self.split = data.split("train")
-        self.augment: Mapping[str, Any] = data.metadata.get("augment") or {}
-        self._draws = population.draws
-        self._orders: dict[tuple[str, int], Tensor] = {}
-        self._last: tuple[int, Batch] | None = None
-
-    def _order(self, domain: str, epoch: int, n: int) -> Tensor:
-        """(N, n): every member's own permutation of an epoch."""
-        key = (domain, epoch)
-        if key not in self._orders:
-            self._orders = {
-                old: order for old, order in self._orders.items() if old[0] != domain or old[1] == epoch - 1
-            }
-            self._orders[key] = self._draws.permutation(("epoch", domain, epoch), n)
-        return self._orders[key]
-
-    def indices(self, position: int, n: int, domain: str = "x") -> Tensor:
-        """Indices into the `n` samples of a domain at a position of the stream: (N, B)."""
-        at, left, pieces = position * self.population.settings.batch_size, self.population.settings.batch_size, []
-        while left:
-            epoch, within = divmod(at, n)
-            count = min(left, n - within)
-            pieces.append(self._order(domain, epoch, n)[:, within : within + count])
-            at, left = at + count, left - count
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
-
-    def __call__(self, position: int) -> Batch:
-        if self._draws is not self.population.draws:  # other members now
-            self._draws, self._orders, self._last = self.population.draws, {}, None
-        if self._last is None or self._last[0] != position:  # the phases of a step see the same batch
-            self._last = (position, self._batch(position))
-        return self._last[1]
-
-    def _batch(self, position: int) -> Batch:
-        draws = self._draws
-        rows, flip, crop, other = range(self.population.settings.batch_size), None, None, None
-        if self.augment.get("flip"):
-            flip = draws.uniform(("flip", position), rows, ()) < 0.5
-        if padding := int(self.augment.get("crop") or 0):
-            crop = draws.integers(("crop", position), rows, 2 * padding + 1, (2,))
-        if self.split.other is not None:
-            other = self.indices(position, len(self.split.other), "other")
-        indices = self.indices(position, len(self.split))
-        return self.split.batch(indices, dtype=self.population.dtype, flip=flip, crop=crop, other=other)

@@ -110,13 +110,21 @@ def _take(layer: nn.Module, members: Sequence[nn.Module]) -> None:
 
 
 def stack(members: Sequence[nn.Module]) -> nn.Module:
-    """One network out of N of one shape. Raises Unstackable for layers that have no stacked form."""
+    """One network out of N of one shape.
+
+    A module with parameters or buffers of its own says `stackable = True` where it takes them with a first dimension N.
+    Raises Unstackable for layers that have no stacked form.
+    """
     first = members[0]
     if type(first) in LAYERS:
         return LAYERS[type(first)](members)
-    if first._parameters or first._buffers:
+    own = bool(first._parameters or first._buffers)
+    if own and not getattr(first, "stackable", False):
         raise Unstackable(f"{type(first).__name__} holds parameters or buffers of its own and has no stacked form")
     made = copy.copy(first)  # shares everything that is no network
+    if own:
+        made._parameters, made._buffers = {}, {}
+        _take(made, members)
     made._modules = {name: stack([member._modules[name] for member in members]) for name in first._modules}  # type: ignore[misc]
     return made
 

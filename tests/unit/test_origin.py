@@ -78,7 +78,8 @@ def expected(cfg: config.TrainConfig, seed: int, data: Prepared, files: Mapping[
             assert held
             game.optimizers[phase.name].state[p] = held
     stream = Stream(game, data)
-    for step in range(COPIED, TOTAL):
+    about = json.loads(files["state.json"].read_text())
+    for step in range(about["step"], cfg.settings.total_steps):
         game.step(step, stream)
     return game
 

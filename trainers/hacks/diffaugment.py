@@ -25,6 +25,7 @@ class DiffAugment(Hack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "image"})
     forbids: ClassVar[frozenset[str]] = frozenset({"latent_critic"})
+    vectorizes: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"translation": 0.0, "cutout": 0.0, "brightness": 0.0, "contrast": 0.0}
     order: ClassVar[int] = 40
 
@@ -42,18 +43,22 @@ class DiffAugment(Hack):
         return entry._replace(inputs=tuple(self._image(x, play, f"{side}/{i}") for i, x in enumerate(entry.inputs)))
 
     def _image(self, x: Tensor, play: Play, name: str) -> Tensor:
-        if x.dim() != 4:
+        """An image (..., B, C, H, W); what is no image stays."""
+        if x.dim() != 4 + play.draws.leading:
             return x
+        before, x = x.shape[:-3], x.flatten(0, -4)
         if self.brightness:
-            x = x + self.brightness * (2 * play.uniform(f"{name}/brightness", 1, 1, 1) - 1)
+            x = x + self.brightness * (2 * play.uniform(f"{name}/brightness", 1, 1, 1).flatten(0, -4) - 1)
         if self.contrast:
             mean = x.mean((1, 2, 3), keepdim=True)
-            x = mean + (x - mean) * (1 + self.contrast * (2 * play.uniform(f"{name}/contrast", 1, 1, 1) - 1))
+            change = 2 * play.uniform(f"{name}/contrast", 1, 1, 1).flatten(0, -4) - 1
+            x = mean + (x - mean) * (1 + self.contrast * change)
         if most := round(self.translation * x.shape[-1]):
-            x = translated(x, play.integers(f"{name}/translation", 2 * most + 1, 2) - most, most)
+            shift = play.integers(f"{name}/translation", 2 * most + 1, 2).flatten(0, -2) - most
+            x = translated(x, shift, most)
         if side := round(self.cutout * x.shape[-1]):
-            x = x * kept(x, play.integers(f"{name}/cutout", x.shape[-1], 2), side)
-        return x
+            x = x * kept(x, play.integers(f"{name}/cutout", x.shape[-1], 2).flatten(0, -2), side)
+        return x.unflatten(0, before)
 
 
 def translated(x: Tensor, shift: Tensor, most: int) -> Tensor:

@@ -22,6 +22,7 @@ class MixtureLatent(Hack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"plain_latent"})
+    vectorizes: ClassVar[bool] = True
     order: ClassVar[int] = 5
 
     components: Annotated[int, Interval(ge=2, le=4096)] = 50
@@ -41,6 +42,8 @@ class MixtureLatent(Hack):
 class Mixture(nn.Module):
     """A generator behind a learned mixture: z (..., B, latent_dim), standard normal, picks its component and moves there."""
 
+    stackable = True
+
     def __init__(self, generator: nn.Module, components: int, sigma: float) -> None:
         super().__init__()
         self.generator = generator
@@ -49,11 +52,12 @@ class Mixture(nn.Module):
         self.sigma = nn.Parameter(torch.full((components, dim), sigma))
 
     def forward(self, z: Tensor) -> Tensor:
-        k = self.component(z)
-        return self.generator(self.mean[k] + self.sigma[k] * z)  # type: ignore[no-any-return]
+        k = self.component(z).unsqueeze(-1)
+        mean, sigma = (value.take_along_dim(k, -2) for value in (self.mean, self.sigma))
+        return self.generator(mean + sigma * z)  # type: ignore[no-any-return]
 
     def component(self, z: Tensor) -> Tensor:
         """The component of each latent, uniform for a standard normal first coordinate: int64 (..., B)."""
-        count = len(self.mean)
+        count = self.mean.shape[-2]
         k: Tensor = torch.special.ndtr(z[..., 0]) * count
         return k.long().clamp(0, count - 1)

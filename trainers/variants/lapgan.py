@@ -29,6 +29,7 @@ class LAPGAN(Variant):
 
     offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "latent", "real_entry", "targets", "logits"})
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    vectorizes: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {"backbone": "dcgan"}
 
     coarsest: Annotated[int, Interval(ge=8, le=256)] = 8
