@@ -145,6 +145,31 @@ def test_a_whole_run_before_a_black_hole_takes_ten_seconds_more_at_most(
     assert {one.info.status for one in found.values()} == {"FINISHED"}
 
 
+@pytest.mark.long
+def test_a_server_that_does_everything_after_its_request_was_given_up_ends_with_one_of_each(
+    proxy: Faulty, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    fake_stages.install(monkeypatch)
+    (tmp_path / "chain.yaml").write_text(
+        textwrap.dedent(fake_stages.CHAIN).replace("name: chain", "name: slow") + f"tracking: {proxy.uri}\n"
+    )
+    storage = str(tmp_path / "runs")
+    proxy.delay_s = 4.0
+    begin = time.monotonic()
+    run = execute(orchestrator.plan(tmp_path / "chain.yaml", storage=storage), options=Options(ray=False))
+    assert time.monotonic() - begin < 13.0
+    assert run.exit_code == 0
+    proxy.heal()
+    until_idle(tmp_path / "runs")
+    until_sent(tmp_path / "runs")
+    time.sleep(5.0)  # now the last of them is done, too
+    sync(storage)
+    found = runs_of(server.uri, "slow")
+    assert set(found) == {run.run_id, *(f"{run.run_id}/{name}" for name in ("data", "train", "score"))}
+    assert {one.info.status for one in found.values()} == {"FINISHED"}
+
+
 def until_idle(storage: Path, timeout_s: float = 30.0) -> None:
     """Until no thread of an earlier run in this process holds its spool any more."""
     deadline = time.monotonic() + timeout_s
@@ -367,14 +392,18 @@ def test_sync_removes_what_came_late_after_the_last_run_and_registration(
     stage = before[f"{run.run_id}/train"].info
     client.set_tag(stage.run_id, "registered.model", "tardy")  # as `register` does
     client.create_registered_model("tardy")
-    first = client.create_model_version("tardy", "file:///x", stage.run_id, tags={DIGEST_TAG: "1" * 64}).version
+    first = client.create_model_version(
+        "tardy", f"{stage.artifact_uri}/x", stage.run_id, tags={DIGEST_TAG: "1" * 64}
+    ).version
     assert (found := sync(storage)).removed == 0, found
     # what the server does now was asked for long ago
     client.create_run(stage.experiment_id, tags={KEY_TAG: f"{run.run_id}/train"})
-    client.create_model_version("tardy", "file:///x", stage.run_id, tags={DIGEST_TAG: "1" * 64})
+    client.create_model_version("tardy", f"{stage.artifact_uri}/x", stage.run_id, tags={DIGEST_TAG: "1" * 64})
     # and this is a run that goes on, and another artifact
     client.create_run(stage.experiment_id, tags={KEY_TAG: "tardy-2"})
-    other = client.create_model_version("tardy", "file:///y", stage.run_id, tags={DIGEST_TAG: "2" * 64}).version
+    other = client.create_model_version(
+        "tardy", f"{stage.artifact_uri}/y", stage.run_id, tags={DIGEST_TAG: "2" * 64}
+    ).version
     done = sync(storage)
     assert (done.removed, done.notes, done.errors) == (2, [], [])
     assert {key: one.info.run_id for key, one in runs_of(server.uri, "tardy").items() if key != "tardy-2"} == {
