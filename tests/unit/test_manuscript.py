@@ -63,12 +63,12 @@ def removed(whole: Any, path: tuple[str, ...]) -> Any:
 )
 def test_every_entry_can_be_taken_out_and_replaced(text: str) -> None:
     whole = value(text)
-    for path in paths(whole):
+    for number, path in enumerate(paths(whole)):
         paper = Manuscript(text)
         paper.remove(path)
         assert value(paper.text) == removed(whole, path), path
         assert set(paper.text.splitlines()) - set(text.splitlines()) <= {*_joined(text, paper.text)}
-        for new in NEW:
+        for new in (NEW[number % len(NEW)], NEW[(number + 2) % len(NEW)]):
             paper, expected = Manuscript(text), deepcopy(whole)
             inside = expected
             for part in path[:-1]:
