@@ -137,9 +137,9 @@ def _clear(found: Json) -> Found:
                 if isinstance(value, str) and value and is_secret_name(name) and not value.startswith("$("):
                     yield "secrets", f"{at}.env.{name}", "has its value in the clear: take it from a Secret"
             for source in maps(container.get("envFrom")):
-                name = mapping(source.get("secretRef")).get("name")
-                if "secretRef" in source and name not in FOR_JOBS:
-                    yield "secrets", f"{at}.envFrom", f"takes all of the Secret {name}: name the keys that it needs"
+                secret = mapping(source.get("secretRef")).get("name")
+                if "secretRef" in source and secret not in FOR_JOBS:
+                    yield "secrets", f"{at}.envFrom", f"takes all of the Secret {secret}: name the keys that it needs"
     if found.get("kind") == "ConfigMap":
         for key in texts(found.get("data")):
             if is_secret_name(key) and mapping(found.get("data"))[key]:

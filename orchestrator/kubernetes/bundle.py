@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import configparser
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from orchestrator.kubernetes import traffic
+from orchestrator.kubernetes import serving, traffic
 from orchestrator.kubernetes.rules import quantity
 from orchestrator.kubernetes.workloads import (
     Json,
@@ -31,6 +30,17 @@ EVERYWHERE = {
     "StorageClass",
 }
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+CAPPED = (
+    *("requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "pods", "requests.nvidia.com/gpu"),
+    *("persistentvolumeclaims", "requests.storage", "services.nodeports", "services.loadbalancers"),
+)
+SUBMITS: dict[tuple[str, str], set[str]] = {  # what `orchestrate k8s` asks the API server for
+    ("ray.io", "rayjobs"): {"create", "get", "list", "watch", "patch", "delete"},
+    ("", "configmaps"): {"create", "get", "patch", "delete"},
+    ("", "pods"): {"get", "list"},
+    ("", "pods/log"): {"get"},
+    ("", "events"): {"list"},
+}
 SCALED = (
     "Deployment",
     "StatefulSet",
@@ -49,13 +59,14 @@ def installation(documents: Sequence[Json]) -> Found:
     yield from _places(documents, spaces[0])
     yield from _references(documents, works)
     yield from _bindings(documents)
+    yield from _submitter(documents)
     yield from _services(documents, works)
     yield from _selections(documents, works)
     yield from _network(documents, spaces[0])
     yield from _budgets(documents, works)
     yield from _room(documents, works)
     yield from _needed(documents)
-    yield from _tracking(documents, works)
+    yield from serving.check(documents, works, spaces[0])
 
 
 def _of(documents: Sequence[Json], kind: str) -> list[Json]:
@@ -129,12 +140,41 @@ def _bindings(documents: Sequence[Json]) -> Found:
                 yield "reference", f"{name_of(binding)} subjects", f"account {subject.get('name')} is not here"
 
 
+def _submitter(documents: Sequence[Json]) -> Found:
+    """Some account may do what `orchestrate k8s submit` does: no less."""
+    named = _named(documents)
+    for binding in _of(documents, "RoleBinding"):
+        role = named.get(("Role", str(mapping(binding.get("roleRef")).get("name"))), {})
+        if any(maps(binding.get("subjects"))) and not list(_lacking(role)):
+            return
+    yield (
+        "rbac",
+        "Role",
+        "nobody may do all that submitting a job takes: "
+        + "; ".join(dict.fromkeys(lack for role in _of(documents, "Role") for lack in _lacking(role))),
+    )
+
+
+def _lacking(role: Json) -> Iterator[str]:
+    for (group, resource), verbs in SUBMITS.items():
+        has = {
+            str(verb)
+            for rule in maps(role.get("rules"))
+            if group in items(rule.get("apiGroups")) and resource in items(rule.get("resources"))
+            for verb in items(rule.get("verbs"))
+        }
+        if verbs - has:
+            yield f"{', '.join(sorted(verbs - has))} on {resource}"
+
+
 def _services(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
     for service in _of(documents, "Service"):
         selector = texts(dig(service, "spec.selector"))
         behind = [work for work in works if selector and all(work.labels.get(k) == v for k, v in selector.items())]
         if not behind:
             yield "selector", f"{name_of(service)} spec.selector", "matches no pod"
+        if not maps(mapping(service.get("spec")).get("ports")):
+            yield "selector", f"{name_of(service)} spec.ports", "are missing"
         for port in maps(mapping(service.get("spec")).get("ports")):
             target = port.get("targetPort", port.get("port"))
             for work in behind:
@@ -170,7 +210,7 @@ def _selections(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
 def _network(documents: Sequence[Json], space: str) -> Found:
     policies = _of(documents, "NetworkPolicy")
     closed = any(
-        not mapping(dig(policy, "spec.podSelector"))
+        traffic.wide(dig(policy, "spec.podSelector"))
         and {"Ingress", "Egress"} <= set(items(mapping(policy.get("spec")).get("policyTypes")))
         and not {"ingress", "egress"} & set(mapping(policy.get("spec")))
         for policy in policies
@@ -190,7 +230,7 @@ def _budgets(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
         selector, at = mapping(spec.get("selector")), f"{name_of(budget)} spec"
         if ("minAvailable" in spec) == ("maxUnavailable" in spec):
             yield "budget", at, "needs minAvailable or maxUnavailable"
-        if not selector:
+        if traffic.wide(selector):
             yield "budget", f"{at}.selector", "is every pod of the namespace"
         owners = {str(work.document.get("kind")) for work in works if traffic.selects(selector, work.labels)}
         ray = any(traffic.selects(selector, labels) for labels in job_labels()) or owners - set(SCALED)
@@ -232,46 +272,16 @@ def _needed(documents: Sequence[Json]) -> Found:
     for kind in ("ResourceQuota", "LimitRange", "NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "Role"):
         if kind not in kinds:
             yield "missing", kind, "is not here"
+    held = [
+        set(map(str, limit))
+        for d in _of(documents, "LimitRange")
+        for limit in maps(dig(d, "spec").get("limits"))
+        if limit.get("type") == "Container"
+        and all({"cpu", "memory"} <= set(mapping(limit.get(key))) for key in ("default", "defaultRequest", "max"))
+    ]
+    if not held:
+        yield "missing", "LimitRange spec.limits", "say nothing of a container's default, defaultRequest and max"
     hard = {str(key) for document in _of(documents, "ResourceQuota") for key in dig(document, "spec.hard")}
-    for key in ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "pods", "requests.nvidia.com/gpu"):
+    for key in CAPPED:
         if key not in hard:
             yield "missing", "ResourceQuota spec.hard", f"lacks {key}"
-
-
-def _tracking(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
-    """MLflow asks who it is, and answers only to its own names."""
-    named = _named(documents)
-    settings = texts(mapping(named.get(("ConfigMap", "mlflow"), {})).get("data"))
-    for work in works:
-        for at, container in work.containers:
-            words = [*items(container.get("command")), *items(container.get("args"))]
-            if words[:2] != ["mlflow", "server"]:
-                continue
-            where = f"{name_of(work.document)} {at}"
-            if "--app-name=basic-auth" not in words:
-                yield "tracking", where, "lets in whoever reaches it: --app-name=basic-auth"
-            if "--serve-artifacts" not in words:
-                yield "tracking", where, "serves no artifacts: jobs would need the storage's keys"
-            hosts = [str(word).partition("=")[2] for word in words if str(word).startswith("--allowed-hosts=")]
-            names = [settings.get(host[2:-1], "") if host.startswith("$(") else host for host in hosts]
-            if not names or any(name in ("", "*") or "*" in name.split(",") for name in names):
-                yield "tracking", where, "answers to any host name: --allowed-hosts"
-            client = str(dig(named.get(("ConfigMap", "orchestrator"), {}), "data").get("MLFLOW_TRACKING_URI", ""))
-            if names and client.partition("://")[2] not in names[0].split(","):
-                yield "tracking", where, f"does not answer to {client}, which jobs are told"
-    for document in _of(documents, "ConfigMap"):
-        for key, text in texts(document.get("data")).items():
-            if key == "auth.ini":
-                yield from _auth(text, f"{name_of(document)} data.{key}")
-
-
-def _auth(text: str, at: str) -> Found:
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(text)
-    if not parser.has_section("mlflow") or parser.get("mlflow", "default_permission", fallback="") not in (
-        "READ",
-        "NO_PERMISSIONS",
-    ):
-        yield "tracking", at, "default_permission lets every account change what others made"
-    if parser.has_section("mlflow") and parser.get("mlflow", "admin_password", fallback=""):
-        yield "secrets", at, "has the administrator's password"

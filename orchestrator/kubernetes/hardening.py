@@ -132,9 +132,10 @@ def _volumes(work: Workload, at: str) -> Found:
         for kind in kinds:
             if kind not in VOLUMES:
                 yield "host" if kind == "hostPath" else "volumes", f"{place}.{kind}", "is not for a restricted pod"
-        empty = volume.get("emptyDir")
-        if empty is not None and mapping(empty).get("medium") == "Memory" and "sizeLimit" not in mapping(empty):
-            yield "limits", f"{place}.emptyDir.sizeLimit", "is missing: the node's memory is the limit"
+        if len(kinds) != 1:
+            yield "volumes", place, "says not what it is: it would be emptied with the pod"
+        if "emptyDir" in volume and "sizeLimit" not in mapping(volume["emptyDir"]):
+            yield "limits", f"{place}.emptyDir.sizeLimit", "is missing: the node is the limit"
         for source in maps(mapping(volume.get("projected")).get("sources")):
             if "serviceAccountToken" in source:
                 yield from _token(work, volume, place)
@@ -222,6 +223,10 @@ def _probes(work: Workload) -> Found:
             probe = mapping(container.get(key))
             if probe and not {"httpGet", "tcpSocket", "exec", "grpc"} & set(probe):
                 yield "probes", f"{at}.{key}", "asks nothing"
+            if "httpGet" in probe and not mapping(probe["httpGet"]).get("path"):
+                yield "probes", f"{at}.{key}.httpGet.path", "is missing"
+            if "exec" in probe and not items(mapping(probe["exec"]).get("command")):
+                yield "probes", f"{at}.{key}.exec.command", "is missing"
             for way in ("httpGet", "tcpSocket", "grpc"):
                 if way in probe and mapping(probe[way]).get("port") not in ports:
                     yield "probes", f"{at}.{key}.{way}.port", f"{mapping(probe[way]).get('port')} is no port of it"

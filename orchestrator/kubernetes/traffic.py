@@ -14,6 +14,7 @@ from orchestrator.kubernetes.workloads import MINE, Json, items, job_labels, map
 
 Found = Iterator[tuple[str, str, str]]  # rule, path, what
 METADATA = "169.254.169.254"  # hands out the node's credentials in most clouds
+DNS = 53
 OUTSIDE = "203.0.113.7"  # some address of the internet (RFC 5737)
 
 
@@ -43,6 +44,11 @@ def selects(selector: Json, labels: Mapping[str, str]) -> bool:
         if not good:
             return False
     return True
+
+
+def wide(selector: Json) -> bool:
+    """Whether a selector says nothing, and so selects everything."""
+    return not texts(selector.get("matchLabels")) and not maps(selector.get("matchExpressions"))
 
 
 def passes(policies: Sequence[Json], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
@@ -114,7 +120,12 @@ def _peer(rule: Json, ends: str, there: Peer, namespace: str) -> bool:
 
 
 def _inside(address: str, block: Json) -> bool:
+    """Whether a block holds an address; a block that is none holds nothing (and is told by `policy`)."""
     at = ipaddress.ip_address(address)
+    try:
+        ipaddress.ip_network(str(block.get("cidr")))
+    except ValueError:
+        return False
     return at in ipaddress.ip_network(str(block.get("cidr")), strict=False) and not any(
         at in ipaddress.ip_network(str(other), strict=False) for other in items(block.get("except"))
     )
@@ -128,6 +139,11 @@ def policy(found: Json) -> Found:
     kinds = items(spec.get("policyTypes"))
     if not kinds:
         yield "network", "spec.policyTypes", "is missing: what it isolates would be guessed"
+    opens = [rule for way in ("ingress", "egress") for rule in maps(spec.get(way))]
+    if wide(mapping(spec.get("podSelector"))) and any(
+        port.get("port") != DNS for rule in opens for port in maps(rule.get("ports")) or [{}]
+    ):
+        yield "network", "spec.podSelector", "is every pod, and more than names is opened"
     for way, ends in (("Ingress", "from"), ("Egress", "to")):
         rules = maps(spec.get(way.lower()))
         if rules and way not in kinds:
@@ -151,9 +167,10 @@ def _rule(rule: Json, ends: str, at: str) -> Found:
         place = f"{at}.{ends}[{number}]"
         if "ipBlock" in peer:
             yield from _block(mapping(peer["ipBlock"]), ends, f"{place}.ipBlock")
-        elif not mapping(peer.get("podSelector")) and not mapping(peer.get("namespaceSelector")):
-            yield "network", place, "is every pod" + (" of every namespace" if "namespaceSelector" in peer else "")
-        elif "namespaceSelector" in peer and not mapping(peer["namespaceSelector"]):
+            continue
+        if wide(mapping(peer.get("podSelector"))):
+            yield "network", f"{place}.podSelector", "is every pod"
+        if "namespaceSelector" in peer and wide(mapping(peer["namespaceSelector"])):
             yield "network", f"{place}.namespaceSelector", "is every namespace"
 
 

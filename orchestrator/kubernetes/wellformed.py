@@ -67,6 +67,8 @@ def _amounts(found: Json, kind: str) -> Found:
         for key, value in dig(found, "spec.hard").items():
             if quantity(value) is None:
                 yield "amount", f"spec.hard.{key}", f"{value!r} is no amount"
+    if kind == "PersistentVolumeClaim" and not items(mapping(found.get("spec")).get("accessModes")):
+        yield "amount", "spec.accessModes", "are missing"
     if kind == "PersistentVolumeClaim" and (quantity(dig(found, "spec.resources.requests").get("storage")) or 0) <= 0:
         yield "amount", "spec.resources.requests.storage", "is missing, or no amount"
     if kind == "LimitRange":
@@ -91,6 +93,9 @@ def pod(work: Workload) -> Found:
     volumes += [str(mapping(claim.get("metadata")).get("name")) for claim in claims]
     yield from _twice(volumes, f"{at}.volumes")
     yield from _twice([str(c.get("name")) for _, c in work.containers], f"{at}.containers")
+    used = {str(mount.get("name")) for _, c in work.containers for mount in maps(c.get("volumeMounts"))}
+    for volume in sorted(set(volumes) - used):
+        yield "mount", f"{at}.volumes", f"{volume} is mounted by no container"
     for place, container in work.containers:
         if not LABEL_NAME.fullmatch(str(container.get("name", ""))) or len(str(container.get("name"))) > 63:
             yield "name", f"{place}.name", f"{container.get('name')!r} is no name of a container"
