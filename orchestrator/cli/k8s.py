@@ -340,7 +340,7 @@ def logs(name: str | None, namespace: str, context: str | None, follow: bool, ta
     api.get("RayJob", name)
     wanted = {"run": "submitter", "head": "ray-head", "workers": "ray-worker"}[component]
     labels = {"app.kubernetes.io/instance": name, "app.kubernetes.io/component": wanted}
-    pods = sorted(api.list("Pod", labels=labels), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    pods = sorted(api.all("Pod", labels=labels), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     if not pods:
         raise Unavailable(f"{name} has no pod of that kind", hint=f"`orchestrate k8s debug {name}` says why")
     for pod in pods:
@@ -423,7 +423,7 @@ def delete(name: str, namespace: str, context: str | None, dry_run: bool, yes: b
 def _states(api: Api) -> list[State]:
     from orchestrator.kubernetes import standing
 
-    found = map(standing.read, api.list("RayJob", labels=OURS))
+    found = map(standing.read, api.all("RayJob", labels=OURS))
     return sorted(found, key=lambda state: state.created, reverse=True)
 
 

@@ -70,7 +70,7 @@ class Api:
             return self.get(kind, name)
         return None
 
-    def list(self, kind: str, *, labels: Mapping[str, str] | None = None) -> list[Json]:
+    def all(self, kind: str, *, labels: Mapping[str, str] | None = None) -> list[Json]:
         def listed() -> list[Json]:
             return [_plain(one) for one in self._client.list(self._kind(kind), labels=dict(labels or {}) or None)]
 
@@ -233,8 +233,8 @@ def _config(configs: Any) -> Any:
     for path in filter(None, os.environ.get("KUBECONFIG", "").split(os.pathsep)):
         if os.path.exists(os.path.expanduser(path)):
             return configs.from_file(path)
-    if path := os.environ.get("KUBECONFIG"):
-        raise FileNotFoundError(f"{path} (KUBECONFIG) does not exist")
+    if os.environ.get("KUBECONFIG"):
+        raise FileNotFoundError(f"{os.environ['KUBECONFIG']} (KUBECONFIG) does not exist")
     return configs.from_env()
 
 

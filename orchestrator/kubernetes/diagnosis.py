@@ -74,12 +74,10 @@ def debug(api: Api, name: str) -> Diagnosis:
     with _unless(found, "its cluster"):
         cluster = api.find("RayCluster", state.cluster) if state.cluster else None
     with _unless(found, "its pods"):
-        pods = [pod for pod in api.list("Pod") if _belongs(pod, state)]
+        pods = [pod for pod in api.all("Pod") if _belongs(pod, state)]
     with _unless(found, "events"):
         names = {name, state.cluster, f"{name}-pipeline", *(pod["metadata"]["name"] for pod in pods)} - {""}
-        events = [
-            event for event in api.list("Event") if _about(event) in names or _about(event).startswith(f"{name}-")
-        ]
+        events = [event for event in api.all("Event") if _about(event) in names or _about(event).startswith(f"{name}-")]
     found.pods = [describe(pod) for pod in pods]
     warnings = sorted((event for event in events if event.get("type") == "Warning"), key=_time)
     found.events = [_event(event) for event in warnings[-LAST_EVENTS:]]

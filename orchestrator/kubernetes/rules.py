@@ -26,7 +26,7 @@ TOKENS_SINCE = (2, 52)  # Ray's own token authentication
 MAX_KUEUE_GROUPS = 7
 GIB = 2**30
 LEAST_HEAD = 4 * GIB
-UNITS = {"": 1, "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")} | {
+UNITS: dict[str, Decimal | int] = {"": 1, "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")} | {
     unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)
 }
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate(("K", "M", "G", "T", "P", "E"), 1)}

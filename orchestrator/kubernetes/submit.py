@@ -191,7 +191,7 @@ class _Log:
     def _pass(self) -> bool:
         """Read one pod's log to its end; whether there may be more."""
         labels = {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/component": "submitter"}
-        pods = [pod for pod in self.api.list("Pod", labels=labels) if pod["metadata"]["name"] not in self._read]
+        pods = [pod for pod in self.api.all("Pod", labels=labels) if pod["metadata"]["name"] not in self._read]
         pods = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded", "Failed")]
         for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", ""))):
             name, over = pod["metadata"]["name"], pod["status"]["phase"] != "Running"
