@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+TEXT = "tag:yaml.org,2002:str"
 _SAFE = re.compile(r"[A-Za-z/][A-Za-z0-9_./@%+-]*(:[A-Za-z0-9_./@%+-]+)*( [A-Za-z0-9_./@%+=,;()-]+)*")
 
 
@@ -22,17 +23,18 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+def _bare(dumper: Any, value: str) -> Any:
+    """The tag that a reader of YAML 1.1 gives a text without quotes."""
+    return dumper.resolve(yaml.ScalarNode, value, (True, False))
+
+
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     style = None
     if "\n" in value:
         style = "|"
-    elif (
-        len(value) == 1
-        or not _SAFE.fullmatch(value)
-        or dumper.resolve(yaml.ScalarNode, value, (True, False)) != "tag:yaml.org,2002:str"
-    ):
+    elif len(value) == 1 or not _SAFE.fullmatch(value) or _bare(dumper, value) != TEXT:
         style = '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+    return dumper.represent_scalar(TEXT, value, style=style)
 
 
 _Dumper.add_representer(str, _text)
