@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import outcomes
 from orchestrator.errors import BadInput, SpecError
 from orchestrator.manuscript import Manuscript, Unwritable
 
@@ -92,8 +93,11 @@ def fixed(run: Run, search: SearchResults, index: int) -> Fixed:
             _write_out(edits, stage, winner, note)
         else:
             edits.notes.append(f"{stage} no longer takes {name} (its port {port})")
-    edits.remove("stages", name)
-    _clear_profiles(edits, name, [stage for stage, port in takers if port == PORT], set(winner))
+    trained = [stage for stage, port in takers if port == PORT]
+    for gone in _drop(edits, name, outcomes.searching_stages(run)):
+        _clear_profiles(edits, gone, trained, set(winner))
+    if trial.status in outcomes.BAD:
+        edits.notes.append(f"trial {index} {trial.status}: {trial.error}")
     text = _text(edits)
     _check(text, run, takers, winner)
     return Fixed(text, edits.notes)
@@ -114,6 +118,19 @@ def _takers(spec: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         for port, source in (body.get("inputs") or {}).items()
         if str(source).split(".")[0] == name
     ]
+
+
+def _drop(edits: _Edits, name: str, searching: Collection[str]) -> list[str]:
+    """Take a search out, and those before it that only it went on from; returns their names."""
+    body = edits.value["stages"][name]
+    sources = {str(source).split(".")[0] for source in (body.get("inputs") or {}).values()}
+    edits.remove("stages", name)
+    gone = [name]
+    for source in sorted(sources & set(searching)):
+        if not _takers(edits.value, source):
+            edits.notes.append(f"{source} is taken out too: only {name} went on from it")
+            gone += _drop(edits, source, searching)
+    return gone
 
 
 def _write_out(edits: _Edits, stage: str, winner: Mapping[str, Any], note: str) -> None:

@@ -223,8 +223,13 @@ def newest(run: Run, asked: str | None) -> Run:
     return next((other for other in others if _searches(other)), run)
 
 
+def searching_stages(run: Run) -> set[str]:
+    """Names of the stages of a run's spec that search."""
+    return {step.name for step in _steps(run) if KIND in step.outputs.values()}
+
+
 def _searches(run: Run) -> bool:
-    return any(KIND in step.outputs.values() for step in _steps(run))
+    return bool(searching_stages(run))
 
 
 def _searching(run: Run, name: str | None) -> tuple[StageRecord, Step | None]:
@@ -316,4 +321,4 @@ def _seconds(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     return spent
 
 
-__all__ = ["Goal", "SearchResults", "TrialResult", "newest", "of_run", "parse", "read", "shortened"]
+__all__ = ["Goal", "SearchResults", "TrialResult", "newest", "of_run", "parse", "read", "searching_stages", "shortened"]
