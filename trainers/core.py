@@ -163,6 +163,7 @@ class Backbone(ABC):
     offers_when: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {}
     sizes: ClassVar[dict[str, tuple[int, int, int] | None]]
     vectorizes: ClassVar[bool] = False  # its networks are made of layers that can be stacked for a population
+    alone: ClassVar[str] = ""  # why not
 
     @abstractmethod
     def generator(self, latent_dim: int, out: DataShape) -> nn.Module:
@@ -220,6 +221,7 @@ class Variant(ABC):
     )
     defaults: ClassVar[dict[str, Any]] = {}
     vectorizes: ClassVar[bool] = False  # like a hack's
+    alone: ClassVar[str] = ""  # like a hack's
     varies: ClassVar[frozenset[str]] = frozenset()  # like a hack's
 
     @abstractmethod
@@ -254,16 +256,17 @@ class Hack:
 
     Class attributes are literals. `needs`/`forbids` are checked against what variant, backbones and data offer, when
     planning. `differentiates`: sides ("real", "fake") whose critic inputs must be leaves that require gradients in a
-    critic phase. `vectorizes`: it keeps to negative dimensions, so that a population can be trained with it; `varies`: the
-    float parameters in which the members of a population may differ: then they are tensors (N, 1), which suit losses
-    (N, B), and other shapes by `layers.aligned`. `order` is its place among hacks (lower first; ties by name); the order
-    written in YAML does not matter.
+    critic phase. `vectorizes`: it keeps to negative dimensions, so that a population can be trained with it, and a member
+    ends where it would have ended alone; `alone` says why not. `varies`: the float parameters in which the members of a
+    population may differ: then they are tensors (N, 1), which suit losses (N, B), and other shapes by `layers.aligned`.
+    `order` is its place among hacks (lower first; ties by name); the order written in YAML does not matter.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     coupled: ClassVar[bool] = False
     vectorizes: ClassVar[bool] = False
+    alone: ClassVar[str] = ""
     varies: ClassVar[frozenset[str]] = frozenset()
     differentiates: ClassVar[frozenset[str]] = frozenset()
     order: ClassVar[int] = 50

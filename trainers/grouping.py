@@ -53,8 +53,10 @@ def obstacle(config: TrainConfig) -> str | None:
     if not owns:
         named += [("backbones", one) for one in (config.generator, config.critic)]
     for kind, one in named:
-        if not plugins.describe(kind, one.name).attributes.get("vectorizes"):
-            return f"{kind[:-1]} {one.name} cannot be trained as a population"
+        attributes = plugins.describe(kind, one.name).attributes
+        if not attributes.get("vectorizes"):
+            why = f": {attributes['alone']}" if attributes.get("alone") else ""
+            return f"{kind[:-1]} {one.name} cannot be trained as a population{why}"
     if config.settings.precision == "bf16":
         return "precision bf16 is for large networks, which a population does not help"
     if config.settings.microbatch is not None:

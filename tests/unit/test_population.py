@@ -77,7 +77,9 @@ def spread(kind: str, name: str, member: int) -> dict[str, Any]:
     return found
 
 
-def resolved(variant: str, member: int, shape: DataShape, hacks: Sequence[str] = (), **more: Any) -> config.TrainConfig:
+def resolved(
+    variant: str, member: int, shape: DataShape, hacks: Sequence[str] = (), /, **more: Any
+) -> config.TrainConfig:
     roles = plugins.describe("variants", variant).attributes["offers"] & set(config.ROLES)
     user: dict[str, Any] = {
         "variant": {variant: spread("variants", variant, member)},
@@ -161,6 +163,12 @@ def test_hacks_on_images_and_for_members_with_equal_strengths(hack: str) -> None
     data = images()
     variant = next(variant for variant in ("gan", *vectorizing("variants")) if takes(hack, variant, data))
     check_members([resolved(variant, 1, data.shape, [hack]) for _ in range(2)], data, steps=20)
+
+
+def test_a_gaussian_posterior_is_each_member_s_own() -> None:
+    data = points()
+    variant = {"aae": {"latent_dim": 3, "critic_width": 8, "posterior": "gaussian"}}
+    check_members([resolved("aae", i, data.shape, variant=variant) for i in range(2)], data, steps=20)
 
 
 OPTIMIZERS = [
@@ -391,6 +399,15 @@ def test_groups_hold_what_differs_in_numbers_only_and_say_why_others_do_not() ->
     assert list(found.alone) == [1, 3, 5, 6, 7]
     for i, word in ((1, "hack spectral_norm"), (3, "no other"), (5, "bf16"), (6, "microbatch"), (7, "no other")):
         assert word in found.alone[i]
+
+
+@pytest.mark.parametrize("kind", ["variants", "hacks", "backbones"])
+def test_whatever_cannot_be_trained_together_says_why(kind: str) -> None:
+    for name in plugins.names(kind):
+        attributes = plugins.describe(kind, name).attributes
+        assert bool(attributes["vectorizes"]) != bool(attributes["alone"]), name
+    told = grouping.obstacle(config.resolve({"variant": "cyclegan"}))
+    assert told == "variant cyclegan cannot be trained as a population: its history of samples has no stacked form"
 
 
 SGD = {"optimizers": {"critic": {"name": "sgd", "momentum": 0.5}}}

@@ -25,6 +25,7 @@ class DCGAN(Backbone):
     offers: ClassVar[frozenset[str]] = frozenset({"weights", "features"})
     offers_when: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {"batch_norm": {"norm": ("batch",)}}
     sizes: ClassVar[dict[str, tuple[int, int, int] | None]] = {"image": (8, 256, 8)}
+    alone: ClassVar[str] = "convolutions are bound by arithmetic, which a population does not help"
 
     width: Annotated[int, Interval(ge=1, le=1024)] = 64
     "Channels next to the image."

@@ -31,6 +31,7 @@ class ResNet(Backbone):
         "generator.batch_norm": {"generator_norm": ("batch",)},
     }
     sizes: ClassVar[dict[str, tuple[int, int, int] | None]] = {"image": (8, 256, 8)}
+    alone: ClassVar[str] = "convolutions are bound by arithmetic, which a population does not help"
 
     width: Annotated[int, Interval(ge=1, le=1024)] = 64
     "Channels next to the image."

@@ -22,6 +22,7 @@ class SpectralNorm(Hack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic.weights", "critic"})
+    alone: ClassVar[str] = "torch's power iteration has no stacked form"
     order: ClassVar[int] = 20
 
     side: Literal["critic", "generator", "both"] = "critic"

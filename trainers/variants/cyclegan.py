@@ -27,6 +27,7 @@ class CycleGAN(Variant):
 
     offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "real_entry", "targets", "logits"})
     needs: ClassVar[frozenset[str]] = frozenset({"two_domains"})
+    alone: ClassVar[str] = "its history of samples has no stacked form"
     given: ClassVar[str] = "images"
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": {

@@ -27,6 +27,7 @@ class TraVeLGAN(Variant):
     offers: ClassVar[frozenset[str]] = frozenset({"generator", "critic", "real_entry", "targets", "logits"})
     needs: ClassVar[frozenset[str]] = frozenset({"two_domains"})
     coupled: ClassVar[bool] = True
+    alone: ClassVar[str] = "its loss does not depend on S's last bias, so rounding alone moves it"
     given: ClassVar[str] = "images"
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": {

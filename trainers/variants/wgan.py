@@ -21,7 +21,9 @@ class WGAN(TwoPlayers):
     The critic minimises f(G(z)) - f(x), and after each of its updates every parameter of it is clipped to [-clip, clip], so
     that f stays Lipschitz; G minimises -f(G(z)). Both learn by RMSprop: the paper found momentum to harm. Deviation: the
     critic is updated `n_critic` times from the first step on, without the authors' longer beginning (100 updates for each
-    of the first 25 steps). Spectral normalisation is refused: it would undo what clipping bounds.
+    of the first 25 steps). The defaults are the paper's, for images: on the `ring` (2,000 steps) 4 % of the samples are then
+    within 0.1 of a mode; with `clip: 0.3` and learning rates of 5e-4 it is 50 %, at all 8 modes. Spectral normalisation is
+    refused: it would undo what clipping bounds.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
