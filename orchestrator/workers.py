@@ -283,7 +283,7 @@ class Attempt:
         from ray.train.v2.api import data_parallel_trainer
         from ray.train.v2.api.config import LoggingConfig
 
-        data_parallel_trainer.ObjectRefWrapper = Held  # type: ignore[assignment, misc]
+        data_parallel_trainer.ObjectRefWrapper = Held
         scale, gpus = self.scale, self.scale.gpus_per_worker
         resources = {"CPU": scale.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
         return TorchTrainer(
