@@ -83,14 +83,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Rungs:
-    """A training's checkpoints as one segment sees them: later than `after` (they are void), and not beyond its end."""
+    """A training's checkpoints as one segment sees them: later than `after` (they are void), and not beyond its end.
+
+    None is kept at `total`, where nothing follows but the score.
+    """
 
     kept: StoredCheckpoints
     after: int
     until: int
+    total: int
 
     def save(self, step: int, files: Mapping[str, bytes | Path]) -> None:
-        self.kept.save(step, files)
+        if step < self.total:
+            self.kept.save(step, files)
 
     def latest(self, *, at_most: int | None = None) -> tuple[int, dict[str, Path]] | None:
         found = self.kept.latest(at_most=self.until if at_most is None else min(self.until, at_most))
@@ -191,7 +196,9 @@ class _Team:
             config,
             Prepared.open(task.store.directory(task.dataset)),
             seed=training_seed(task.seed, one.replicate),
-            checkpoints=Rungs(task.checkpoints(one.index, one.replicate), after, one.until),
+            checkpoints=Rungs(
+                task.checkpoints(one.index, one.replicate), after, one.until, config.settings.total_steps
+            ),
             device="cuda" if task.gpu else "cpu",
             origin=origin_files(task, one.origin) if one.origin else None,
         )

@@ -85,13 +85,14 @@ def together(payload: tuple[Task, str], seat: Any) -> dict[str, Any] | None:
 
     task, member = payload[0], Member.from_json(json.loads(payload[1]))
     one = member.segment
-    after = one.origin[2] if one.origin else -1
+    config, after = resolved(task, member.user), one.origin[2] if one.origin else -1
+    kept = Rungs(task.checkpoints(one.index, one.replicate), after, one.until, config.settings.total_steps)
     try:
         training = loop.open_training(
-            resolved(task, member.user),
+            config,
             Prepared.open(task.store.directory(task.dataset)),
             seed=training_seed(task.seed, one.replicate),
-            checkpoints=Rungs(task.checkpoints(one.index, one.replicate), after, one.until),
+            checkpoints=kept,
             report=lambda event: seat.tell({"event": "step", **event}),
             stop=seat.stopping,
             workers=Workers(seat.rank, seat.size),
