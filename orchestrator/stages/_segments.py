@@ -117,6 +117,11 @@ def attempt(
     return _Team(task, team, tell, stopping).run()
 
 
+def release() -> None:
+    """Forget what this process trained last."""
+    _held.clear()
+
+
 @dataclass
 class _Team:
     task: Task
@@ -366,6 +371,7 @@ __all__ = [
     "measured",
     "origin_files",
     "packed",
+    "release",
     "resolved",
     "score",
     "unpacked",

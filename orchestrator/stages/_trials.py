@@ -23,7 +23,7 @@ from orchestrator.stage import Context, Scale
 from orchestrator.stages import _wide
 from orchestrator.stages._ledger import Ledger
 from orchestrator.stages._roster import Roster
-from orchestrator.stages._segments import Member, Task, attempt, packed, unpacked
+from orchestrator.stages._segments import Member, Task, attempt, packed, release, unpacked
 from orchestrator.stages._teams import Population
 
 STOP_WITHIN_S = 18.0
@@ -78,10 +78,13 @@ def run(
 
 
 def _run_here(roster: Roster, task: Task, context: Context, ledger: Ledger) -> None:
-    while (team := roster.next()) is not None:
-        roster.heard(team, attempt(task, team, ledger.hear, context.stopping))
-        if roster.stopped or context.stopping():
-            raise Interrupted(15)
+    try:
+        while (team := roster.next()) is not None:
+            roster.heard(team, attempt(task, team, ledger.hear, context.stopping))
+            if roster.stopped or context.stopping():
+                raise Interrupted(15)
+    finally:
+        release()
 
 
 def _processes(context: Context, max_concurrent: int | None) -> int:
