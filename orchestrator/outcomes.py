@@ -282,7 +282,7 @@ def _unfinished(run: Run, record: StageRecord, step: Step | None) -> SearchResul
             f"{record.stage} of run {run.run_id} is not finished, and its spec cannot be read here",
             hint="run the pipeline again: what was scored is kept",
         )
-    inputs = {}
+    inputs: dict[str, Artifact] = {}
     for port, sources in step.inputs.items():
         made = [run.record.stage(source.step).outputs.get(source.output, "") for source in sources]
         known = [found for digest in made if digest and (found := run.store.find(digest)) is not None]

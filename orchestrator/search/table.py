@@ -80,11 +80,13 @@ def earlier(
 ) -> Earlier:
     """What of an earlier search's table is of use: the points that this space still holds.
 
-    Its scores count where they come from the same data, metrics, samples, steps and replicates, beside the same fixed values.
+    Its scores count where they come from the same data, metrics, samples, steps and replicates, beside the same fixed values, and
+    each from one point alone: one that a population changed while it trained says little of its last point.
     """
     names = [objective.name for objective in objectives]
     told = found.get("metrics") or [found["metric"]]
     same = [one["name"] for one in told] == names and all(found.get(key) == value for key, value in about.items())
+    same = same and not any(line.get("changes") for line in found["trials"])
     sign = 1 if told[0]["direction"] == "minimize" else -1
     front = set(found.get("front") or ())
 

@@ -253,6 +253,13 @@ def test_scores_of_other_data_are_not_believed() -> None:
     assert [trial.point for trial in conductor.trials[:4]] == list(known.points[:4])
 
 
+def test_scores_of_trials_that_changed_while_they_trained_are_not_believed() -> None:
+    space, worth = variants()
+    told = found_before(space, worth, ABOUT)
+    told["trials"][3]["changes"] = [{"step": 1, "source": 0, "point": told["trials"][3]["point"]}]
+    assert not earlier(told, space, ABOUT, SCORE).comparable
+
+
 def test_points_that_the_space_no_longer_holds_are_left_out() -> None:
     space, worth = variants()
     told = found_before(space, worth, ABOUT)
