@@ -65,6 +65,11 @@ def _host(spec: Json, at: str) -> Found:
 def _pod_context(spec: Json, at: str) -> Found:
     context = mapping(spec.get("securityContext"))
     yield from _options(context, f"{at}.securityContext")
+    # A container that something else adds (the operator, a mesh) inherits these.
+    if context.get("runAsNonRoot") is not True:
+        yield "root", f"{at}.securityContext.runAsNonRoot", "is not true"
+    if not mapping(context.get("seccompProfile")):
+        yield "seccomp", f"{at}.securityContext.seccompProfile", "is missing"
     for sysctl in maps(context.get("sysctls")):
         yield "host", f"{at}.securityContext.sysctls", f"sets {sysctl.get('name')}"
     if 0 in items(context.get("supplementalGroups")) or context.get("fsGroup") == 0:
@@ -105,11 +110,13 @@ def _context(container: Json, above: Json, at: str) -> Found:
         yield "capabilities", f"{place}.capabilities.add", "gives capabilities"
     if context.get("procMount") not in (None, "Default"):
         yield "host", f"{place}.procMount", "is unmasked"
-    if context.get("runAsNonRoot", above.get("runAsNonRoot")) is not True:
+    if context.get("runAsNonRoot") is not True:
         yield "root", f"{place}.runAsNonRoot", "is not true"
     if context.get("runAsUser", above.get("runAsUser")) is None:
         yield "root", f"{place}.runAsUser", "is not set: the image decides"
-    if not mapping(context.get("seccompProfile")) and not mapping(above.get("seccompProfile")):
+    if context.get("runAsGroup", above.get("runAsGroup")) is None:
+        yield "root", f"{place}.runAsGroup", "is not set: root's group"
+    if not mapping(context.get("seccompProfile")):
         yield "seccomp", f"{place}.seccompProfile", "is missing"
     if context.get("readOnlyRootFilesystem") is not True:
         yield "read-only", f"{place}.readOnlyRootFilesystem", "is not true"

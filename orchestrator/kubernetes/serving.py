@@ -23,6 +23,8 @@ def check(documents: Sequence[Json], works: Sequence[Workload], space: str) -> F
         yield from _rollout(work, named)
         for at, container in work.containers:
             yield from _variables(work, at, container, named)
+            if re.search(r"(^|/)postgres[:@]", str(container.get("image"))):
+                yield from _database(f"{name_of(work.document)} {at}", container, named)
     settings = texts(named.get(("ConfigMap", "orchestrator"), {}).get("data"))
     for key in TOLD:
         if not settings.get(key):
@@ -110,6 +112,10 @@ def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
     for option in ("--backend-store-uri", "--artifacts-destination"):
         yield from _kept(options.get(option, ""), f"{where} {option}", work, container)
     yield from _accounts(known.get("MLFLOW_AUTH_CONFIG_PATH", ""), where, work, container, named)
+    if options.get("--artifacts-destination", "").startswith("s3:"):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            if name not in known:
+                yield "tracking", where, f"lacks {name}"
     host = known.get("PGHOST", "")
     if host.endswith(".svc"):
         if ("Service", host.partition(".")[0]) not in named:
@@ -121,6 +127,16 @@ def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
         for name in ("PGHOST", "PGUSER", "PGPASSWORD"):
             if name not in known:
                 yield "tracking", where, f"lacks {name}"
+
+
+def _database(where: str, container: Json, named: Named) -> Found:
+    known = values(container, named)
+    for name in ("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"):
+        if name not in known:
+            yield "tracking", where, f"lacks {name}"
+    mounts = [str(mount.get("mountPath", "")).rstrip("/") + "/" for mount in maps(container.get("volumeMounts"))]
+    if not any(known.get("PGDATA", "").startswith(mount) for mount in mounts):
+        yield "tracking", where, "PGDATA is no folder in a volume: data would go with the pod"
 
 
 def _hosts(allowed: str, where: str, named: Named) -> Found:

@@ -133,6 +133,7 @@ def test_server_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert {p.name for p in (tmp_path / "data").iterdir()} >= {"mlflow.db", "auth.db", "artifacts"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(programs() is None, reason="no PostgreSQL")
 def test_server_with_postgresql(tmp_path: Path) -> None:
     """Both its own tables and its accounts in one database, by libpq's variables alone."""
