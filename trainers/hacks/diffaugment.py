@@ -58,7 +58,7 @@ class DiffAugment(Hack):
             x = translated(x, shift, most)
         if side := round(self.cutout * x.shape[-1]):
             x = x * kept(x, play.integers(f"{name}/cutout", x.shape[-1], 2).flatten(0, -2), side)
-        return x.unflatten(0, before)
+        return x.reshape(*before, *x.shape[1:])
 
 
 def translated(x: Tensor, shift: Tensor, most: int) -> Tensor:
