@@ -7,5 +7,7 @@ pods.py       the pods of it: restricted, read-only, with room for Ray
 client.py     the API server, through lightkube
 submit.py     apply, follow, and the exit code that belongs to it
 diagnosis.py  why a job does not run, in plain words
+policy.py     what manifests must keep to beyond their schema: hardening, access, traffic, wellformed; bundle and serving
+              for an installation as a whole, workloads for the pods in any document
 stop.py       what a pod that is to end tells the run in it
 """
