@@ -97,8 +97,9 @@ def batch(searcher: Searcher, left: int, endless: bool = False) -> int:
 def batches(searcher: Searcher, count: int) -> list[int]:
     """How many trials each batch of a search has."""
     sizes: list[int] = []
-    while sum(sizes) < count:
-        sizes.append(batch(searcher, count - sum(sizes)))
+    while count > 0:
+        sizes.append(batch(searcher, count))
+        count -= sizes[-1]
     return sizes
 
 

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
 
 BUDGET = ("total_steps", "log_every", "sample_every", "checkpoint_every")  # of a trial: not part of what wins
+COUNTED = 500  # points of a grid that planning counts: each is checked
 FREE = ("max_concurrent", "population")  # they change no result, so they are in no cache key
 
 
@@ -175,9 +177,9 @@ class Tune(Stage):
 
     def _outlook(self, space: Space, earlier: bool) -> list[str]:
         """What will happen, in words."""
-        rungs, count = self._rungs(self._total()), self._count(space)
-        trials = "the whole grid" if self.searcher == "grid" and self.num_trials is None else f"{count} trials"
-        trials = "trials" if count is None else trials
+        rungs, count = self._rungs(self._total()), self._count(space, COUNTED)
+        trials = "the whole grid" if self.searcher == "grid" and self.num_trials is None else "trials"
+        trials = trials if count is None or trials != "trials" else f"{count} trials"
         batch = f" in batches of {OPTUNA_BATCH}" if self.searcher == "optuna" and (count or 99) > OPTUNA_BATCH else ""
         seeds = f", each with {self.seeds} seeds" if self.seeds > 1 else ""
         scored = f"scored at step{'s' * (len(rungs) > 1)} {_listed(rungs)}"
@@ -199,12 +201,13 @@ class Tune(Stage):
             notes.append("warm start: the best of the earlier search are tried first, where this space holds them")
         return notes
 
-    def _count(self, space: Space) -> int | None:
-        """Trials in all; None where only time ends the search. The whole grid counts its valid points."""
+    def _count(self, space: Space, most: int | None = None) -> int | None:
+        """Trials in all; None where only time ends the search, and of a whole grid of more than `most` valid points."""
         if self.num_trials is not None:
             return self.num_trials
         if self.searcher == "grid":
-            return None if space.continuous() else sum(1 for _ in space.grid())
+            count = sum(1 for _ in islice(space.grid(), None if most is None else most + 1))
+            return None if most is not None and count > most else count
         if self.step_budget is not None:
             return max(1, affordable(self.step_budget, self._planned))
         return None if self.time_budget_s is not None else 8
@@ -219,7 +222,7 @@ class Tune(Stage):
         """Which trials are trained together."""
         from orchestrator.stages._teams import outlook
 
-        count = self._count(space)
+        count = self._count(space, COUNTED)
         if count is None or not dataset.get("shape"):
             return []
         return [outlook(space, dataset, self.population, count, grid=self.searcher == "grid", seeds=self.seeds)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_the_size_of_the_space_is_told() -> None:
 )
 def test_mistakes_are_placed(options: Any, facts: Any, path: Any, error_id: str) -> None:
     assert {c.path: c.id for c in tune(**options).foresee({"dataset": facts}).complaints}.get(path) == error_id
+
+
+def test_a_grid_is_counted_as_far_as_that_is_quick() -> None:
+    small = tune(space={"batch_size": {"int": [16, 25]}}, searcher="grid", num_trials=None, scheduler="none")
+    assert (
+        "search: the whole grid by grid, scored at step 8; 80 steps in all" in small.foresee({"dataset": POINTS}).notes
+    )
+    large = tune(space={"batch_size": {"int": [16, 4000]}}, searcher="grid", num_trials=None)
+    started = time.monotonic()
+    told = large.foresee({"dataset": POINTS}).notes
+    assert time.monotonic() - started < 20
+    assert "search: the whole grid by grid, scored at steps 2, 4, 8" in told
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
