@@ -29,6 +29,7 @@ Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 PYTHON = Path(os.path.realpath(sys.executable)).parents[1]
+SITE = [Path(one).resolve() for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]  # as this process has
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SYSTEM = ("bin", "lib", "lib64", "sbin", "usr")
 SETTINGS = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "ssl")  # of the machine, below /etc
@@ -154,7 +155,13 @@ def environment(container: Json) -> dict[str, str]:
     """The container's variables, and the image's own."""
     path = f"{VENV}/bin:/usr/local/bin:/usr/bin:/bin"
     given = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
-    return {"PATH": path, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HOME": "/home/ray", **given}
+    return {
+        "PATH": path,
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *SITE])),
+        "LANG": "C.UTF-8",
+        "HOME": "/home/ray",
+        **given,
+    }
 
 
 def run(
@@ -183,7 +190,8 @@ def run(
             steps.append(f"ln -s {os.readlink(Path('/', one))} {one}")
         else:
             steps.append(f"mkdir -p {one} && mount --rbind /{one} {one} && mount -o remount,bind,ro {one}")
-    for path in (ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])):
+    outside = [path for path in (VENV, *SITE) if not path.is_relative_to(ROOT)]
+    for path in (ROOT, PYTHON, *outside):
         steps.append(f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}")
     steps += [
         "mkdir -p proc dev sys",
@@ -246,6 +254,11 @@ def job_status(head: Pod, job: str, token: Json) -> Json:
     )
     done = head.exec("python", "-c", program, env=token)
     return json.loads(done.stdout) if done.returncode == 0 else {"status": "", "message": done.stderr[-500:]}
+
+
+def ready(head: Pod, token: Json) -> bool:
+    """What the operator waits for before it submits: the head's dashboard answers."""
+    return "not found" in job_status(head, "none", token)["message"].lower()
 
 
 def wait_for(true: Any, within_s: float, pods: Sequence[Pod], what: str) -> Any:

