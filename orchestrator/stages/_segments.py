@@ -24,6 +24,7 @@ from orchestrator.search import Key, Outcome, Segment, training_seed
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
     from trainers.config import TrainConfig
+    from trainers.data import Prepared
     from trainers.loop import Training
     from trainers.metric import Reference
 
@@ -193,13 +194,12 @@ class _Team:
 
     def _from_store(self, member: Member, config: TrainConfig) -> Training:
         from trainers import loop
-        from trainers.data import Prepared
 
         one, task = member.segment, self.task
         after = one.origin[2] if one.origin else -1
         return loop.open_training(
             config,
-            Prepared.open(task.store.directory(task.dataset)),
+            _prepared(str(task.store.directory(task.dataset))),
             seed=training_seed(task.seed, one.replicate),
             checkpoints=Rungs(
                 task.checkpoints(one.index, one.replicate), after, one.until, config.settings.total_steps
@@ -337,12 +337,19 @@ def _reference(task: Task, other: bool, device: str) -> Reference:
 
 
 @lru_cache(maxsize=2)
+def _prepared(directory: str) -> Prepared:
+    """The data, once a process: nobody changes them."""
+    from trainers.data import Prepared
+
+    return Prepared.open(Path(directory))
+
+
+@lru_cache(maxsize=2)
 def _opened(directory: str, classifier: str, identity: str, other: bool, device: str) -> Reference:
     """The real samples and their features, once a process."""
-    from trainers.data import Prepared
     from trainers.metric import Reference
 
-    data = Prepared.open(Path(directory))
+    data = _prepared(directory)
     return Reference(
         data, other=other, classifier=Path(classifier) if classifier else None, identity=identity, device=device
     )
