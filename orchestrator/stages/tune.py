@@ -416,7 +416,9 @@ def found_in(store: ArtifactStore, reference: str) -> Artifact:
     from orchestrator import runs
 
     run_id, _, stage = reference.partition(":")
-    found = [one for record, one in runs.read(store, run_id).artifacts("search") if stage in ("", record.stage)]
+    found = [
+        one for record, one in runs.read(store, run_id).artifacts("search") if stage in ("", record.stage, record.name)
+    ]
     if len(found) != 1:
         what = (
             f"run {run_id} has {'no search' if not found else f'{len(found)} searches'}{f' {stage}' if stage else ''}"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts import Artifact, ArtifactStore
-from orchestrator.errors import Diverged, Interrupted, OrchestratorError, StageFailed
+from orchestrator.errors import BadInput, Diverged, Interrupted, OrchestratorError, StageFailed
+from orchestrator.runs import Diary, RunRecord, StageRecord
 from orchestrator.stages.tune import Tune
 from tests import stand
 from trainers import config
@@ -371,6 +372,19 @@ def test_a_search_goes_on_from_an_earlier_one(
     assert "warm start: the best of the earlier search" in " ".join(
         stage.foresee({"dataset": POINTS, "earlier": {}}).notes
     )
+
+
+def test_a_run_names_the_earlier_search(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
+    first = tune(num_trials=6).run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="a"))["search"]
+    run_id = "old-20261122-010203-abcd"
+    searched = StageRecord("coarse", "coarse", "tune", outputs={"search": first.digest})
+    Diary(store, RunRecord(run_id, "old", status="succeeded", stages=[searched])).save()
+    for name in (run_id, f"{run_id}:coarse"):
+        context = stand.context(tmp_path, {"dataset": ring}, store=store, lineage=name[-6:])
+        second = tune(warm_start=name, num_trials=1).run(context)["search"]
+        assert trials(store, second)[0]["point"] == table(store, first)["trials"][first.metadata["best_trial"]]["point"]
+    with pytest.raises(BadInput, match="has no search fine"):
+        tune(warm_start=f"{run_id}:fine").run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="c"))
 
 
 def test_a_run_that_is_not_there_is_no_warm_start(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
