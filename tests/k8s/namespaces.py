@@ -157,7 +157,7 @@ def environment(container: Json) -> dict[str, str]:
     given = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
     return {
         "PATH": path,
-        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *SITE])),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *(f"/opt/site{n}" for n, _ in enumerate(SITE))]),
         "LANG": "C.UTF-8",
         "HOME": "/home/ray",
         **given,
@@ -190,8 +190,9 @@ def run(
             steps.append(f"ln -s {os.readlink(Path('/', one))} {one}")
         else:
             steps.append(f"mkdir -p {one} && mount --rbind /{one} {one} && mount -o remount,bind,ro {one}")
-    outside = [path for path in (VENV, *SITE) if not path.is_relative_to(ROOT)]
-    for path in (ROOT, PYTHON, *outside):
+    for number, path in enumerate(SITE):  # elsewhere: /tmp, say, is the pod's own
+        steps.append(f"mkdir -p opt/site{number} && mount --bind {path} opt/site{number}")
+    for path in (ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])):
         steps.append(f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}")
     steps += [
         "mkdir -p proc dev sys",
