@@ -145,7 +145,10 @@ def measure(way: str, trials: int, steps: int) -> tuple[float, float]:
                 command(way, trials, steps, folder), cwd=folder, env=environment, stdout=out, stderr=out
             )
             with Memory(process.pid) as memory:
-                code = process.wait()
+                try:
+                    code = process.wait()
+                finally:
+                    process.terminate()
             took = time.monotonic() - started
         if code:
             raise SystemExit(f"{way} failed with {code}:\n{(folder / 'out').read_text()[-3000:]}")
