@@ -26,10 +26,9 @@ TOKENS_SINCE = (2, 52)  # Ray's own token authentication
 MAX_KUEUE_GROUPS = 7
 GIB = 2**30
 LEAST_HEAD = 4 * GIB
-UNITS: dict[str, Decimal | int] = {"": 1, "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")} | {
-    unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)
-}
-UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate(("K", "M", "G", "T", "P", "E"), 1)}
+UNITS: dict[str, Decimal] = {"": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")}
+UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)}
+UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate(("K", "M", "G", "T", "P", "E"), 1)}
 _MADE = {"ray-logs", "shared-mem"}  # volumes that KubeRay adds where it needs them
 SHM = "/dev/shm"  # noqa: S108 - where Ray keeps its objects
 POD_LIMIT_S = 25  # what a run needs to save after SIGTERM

@@ -226,7 +226,8 @@ def _comparable(stamp: str) -> str:
 
 def _first(pod: Mapping[str, Any]) -> str | None:
     containers = (pod.get("spec") or {}).get("containers") or [{}]
-    return containers[0].get("name")
+    name = containers[0].get("name")
+    return str(name) if name else None
 
 
 def verdict_told(found: re.Match[str]) -> Verdict:
