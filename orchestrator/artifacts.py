@@ -312,17 +312,11 @@ class ArtifactStore:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             seen("symlink", "views")
             (partial / name).symlink_to(link)
-        with suppress(FileNotFoundError):  # a view that somebody broke
-            target.rename(old)
         try:
-            seen("rename", "views")
-            partial.rename(target)
-            seen("renamed", "views")
-        except OSError:  # another process was first: its view is the same
-            if not _shows(target, links):
-                raise
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+            _show(partial, target, links, old)
+        finally:
+            for left in (partial, old):
+                shutil.rmtree(left, ignore_errors=True)
         return target
 
     def _local(self, ref: FileRef) -> Path:
@@ -388,6 +382,24 @@ def _modified(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def _show(partial: Path, target: Path, links: Mapping[str, str], old: Path) -> None:
+    """Give a view its name. One that another process made meanwhile is the same and in use: only a broken one is replaced."""
+    seen("rename", "views")
+    try:
+        partial.rename(target)
+    except OSError:  # something is there
+        if _shows(target, links):
+            return
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not _shows(target, links):
+                raise
+    seen("renamed", "views")
 
 
 def _shows(view: Path, links: Mapping[str, str]) -> bool:

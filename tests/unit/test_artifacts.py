@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import artifacts
 from orchestrator.artifacts import Artifact, ArtifactStore, Damaged, blob_path, manifest_path
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import Unavailable
@@ -246,3 +247,20 @@ def test_an_uncommitted_checkpoint_is_invisible(tmp_path: Path) -> None:
     StoredCheckpoints(store, "lineage").save(10, {"state": b"ten"})
     (tmp_path / "checkpoints" / "lineage" / "0000000010.json").unlink()
     assert pickle.loads(pickle.dumps(StoredCheckpoints(store, "lineage"))).latest() is None
+
+
+def test_a_view_that_another_process_made_meanwhile_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files may be open by name: two processes that start together both find none, and both make one."""
+    store = ArtifactStore(str(tmp_path))
+    artifact = store.put("dataset", {"a.txt": b"a", "in/b.txt": b"b"})
+    looks = iter([False])
+    real = artifacts._shows
+    monkeypatch.setattr(artifacts, "_shows", lambda view, links: next(looks, None) is not False and real(view, links))
+    first = store.directory(artifact)
+    made = first.stat().st_ino
+    looks = iter([False])  # the second one, too, looked before the first was done
+    assert store.directory(artifact) == first
+    assert first.stat().st_ino == made
+    assert [path.name for path in (tmp_path / "views").iterdir()] == [artifact.digest]
