@@ -266,10 +266,10 @@ class _Inspector:
             )
         for commit in {**(head.commits if head else {}), **state.commits}.values():
             with suppress(*MALFORMED):
-                entry = Entry.from_json(commit)
-                self.roots |= set(entry.outputs.values())
-                if not (state.lease and state.lease.run == entry.run and state.lease.fate != "dead"):
-                    self.commits.append(entry)  # a running pipeline shares what it commits a moment later
+                committed = Entry.from_json(commit)
+                self.roots |= set(committed.outputs.values())
+                if not (state.lease and state.lease.run == committed.run and state.lease.fate != "dead"):
+                    self.commits.append(committed)  # a running pipeline shares what it commits a moment later
 
     def _pulse(self, folder: str) -> None:
         for name in self.files.names(f"{folder}/beat"):

@@ -77,7 +77,7 @@ class Member:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Member:
-        origin: Key | None = tuple(told["origin"]) if told["origin"] else None  # type: ignore[assignment]
+        origin: Key | None = tuple(told["origin"]) if told["origin"] else None
         segment = Segment(told["index"], told["until"], told["replicate"], origin)
         return cls(segment, told["user"], told["start"])
 
@@ -316,7 +316,7 @@ def resolved(task: Task, user: Mapping[str, Any]) -> TrainConfig:
 
     made = config.resolve(user, facts=task.dataset.metadata)
     total = made.settings.total_steps
-    quiet = {"sample_every": total, "checkpoint_every": total, "log_every": max(50, total // LOGS)}
+    quiet: dict[str, Any] = {"sample_every": total, "checkpoint_every": total, "log_every": max(50, total // LOGS)}
     return replace(made, settings=replace(made.settings, **{k: v for k, v in quiet.items() if k not in user}))
 
 
