@@ -18,11 +18,9 @@ from trainers import config, grouping, loop
 from trainers.cohort import Cohort
 
 DROPPED, RUNG, TOTAL = 8, 12, 20
-QUICK = ("gan", "wgan_gp", "aae")
-VARIANTS = [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in vectorizing("variants")]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", vectorizing("variants"))
 def test_a_life_among_others_ends_where_a_life_alone_ends(variant: str, tmp_path: Path) -> None:
     data = suited(variant)
     hacks = [hack for hack in ("ema", "instance_noise") if takes(hack, variant, data)]
