@@ -114,8 +114,8 @@ def test_the_next_run_goes_on_with_what_a_failure_left(bench: Bench) -> None:
 @pytest.mark.usefixtures("fakes")
 def test_a_branch_at_work_finishes_when_another_fails(bench: Bench) -> None:
     late = BROKEN.replace(
-        "bad: {uses: fail, with: {how: type}}", "bad: {uses: fail, with: {how: hang}, timeout_s: 0.2}"
-    )
+        "bad: {uses: fail, with: {how: type}}", "bad: {uses: fail, with: {how: hang}, timeout_s: 1.5}"
+    ).replace("total_steps: 6", "total_steps: 25")  # slow has begun by then, and is at work
     run = bench.run(late, jobs=3)
     assert run.exit_code == 1
     assert (states(run)["bad"], states(run)["slow"]) == ("failed", "succeeded")
