@@ -129,10 +129,12 @@ def test_an_extension_goes_on_after_a_sweep_and_older_checkpoints_go(bench: Benc
 
 
 def test_checkpoints_of_work_that_was_broken_off_stay(bench: Bench) -> None:
-    text = CHAIN.replace("total_steps: 3", "total_steps: 40, pause_s: 0.02")
+    text = CHAIN.replace("total_steps: 3", "total_steps: 1000, pause_s: 0.02")
+    kept = Path(bench.store.url) / "checkpoints"
     timer_pid = os.fork()
     if timer_pid == 0:
-        time.sleep(0.4)
+        while len(list(kept.glob("*/*"))) < 2:
+            time.sleep(0.02)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(0)
     run = execute(bench.plan(text=text), options=Options(ray=False, tracking=False))
