@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from gc import freeze
 from importlib import import_module
 from typing import Any, NoReturn
@@ -87,7 +88,21 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     last.daemon = True
     last.start()
     freeze()  # the last collection would walk everything that ray, torch and mlflow made: seconds on a busy machine
+    if "ray" in sys.modules:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once. All is said and kept by now, and a thread that still waits inside a Ray that died could crash while the
+    interpreter is taken down: the code would be that of the crash."""
+    import logging
+
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def invoke(argv: Sequence[str] | None = None) -> int:
