@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainers import syntax
+
 PACKAGES = ("orchestrator", "trainers")
 
 # What carries a computation and cannot change its result: records, display, storage, planning, the description and
@@ -198,7 +200,7 @@ def _read(module: str, path: Path, _version: tuple[int, int]) -> _Read:
     key = hashlib.sha256(f"{_FORMAT} {module} {path.name}\n".encode() + data).hexdigest()
     known = _Known.open()
     if key not in known.entries:
-        tree = ast.parse(data, filename=str(path))
+        tree = syntax.module(data, str(path))
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         named = sorted({name for name in _imports(tree.body, package) if name.split(".")[0] in PACKAGES})
         code = _code_digest(tree)  # takes the docstrings out

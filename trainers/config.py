@@ -6,7 +6,6 @@ The canonical form (`TrainConfig.to_json`) is again a valid user form.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from trainers import plugins
+from trainers import plugins, syntax
 from trainers.compatibility import Choice, compatible
 from trainers.forms import Fault, Form, Path, form, show, suggest
 
@@ -112,7 +111,7 @@ KEYS = ("variant", "hacks", "backbone", "optimizers", *(f.name for f in fields(S
 @cache
 def _forms(cls: type[Any]) -> dict[str, Form]:
     """Field name -> form, from the annotations (texts, since they are postponed)."""
-    return {f.name: form(ast.parse(str(f.type), mode="eval").body) for f in fields(cls)}
+    return {f.name: form(syntax.expression(str(f.type))) for f in fields(cls)}
 
 
 def choice(value: object) -> Choice:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainers import syntax
+
 Path = tuple[str | int, ...]
 
 _WORDS = {
@@ -282,7 +284,7 @@ def form(node: ast.expr) -> Form:
         case ast.Constant(value=None):
             return Form("none")
         case ast.Constant(value=str(text)):
-            return form(ast.parse(text, mode="eval").body)
+            return form(syntax.expression(text))
         case ast.Name(id="bool" | "int" | "float" | "str" as name):
             return Form(name)
         case ast.Name(id="dict" | "list" | "tuple" as name):

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainers import syntax
 from trainers.forms import Fault, Form, UnreadableError, form, literal, show, suggest
 
 __all__ = [
@@ -234,7 +235,7 @@ def _tree(path: Path) -> ast.Module:
 def _parse(path: Path, _version: tuple[int, int]) -> ast.Module:
     """A file's syntax tree, once a process unless the file changes."""
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        return syntax.module(path.read_bytes(), str(path))
     except SyntaxError as error:
         raise PluginError(f"{path.name}:{error.lineno}: {error.msg}") from error
 
