@@ -461,9 +461,10 @@ def _int(value: Any, otherwise: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
-def _env(group: Mapping[str, Any]) -> set[Any]:
+def _env(group: Mapping[str, Any]) -> set[str]:
     containers = _list(_map(_map(group.get("template")).get("spec")).get("containers"))
-    return {_map(variable).get("name") for one in containers for variable in _list(_map(one).get("env"))}
+    names = [_map(variable).get("name") for one in containers for variable in _list(_map(one).get("env"))]
+    return {name for name in names if isinstance(name, str)}
 
 
 def _twice(names: Sequence[Any], at: str, what: str) -> Iterator[Refusal]:
