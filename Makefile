@@ -48,5 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) -e '.[dev,fid,k8s,services]'
+	$(INSTALL) -e '.[cluster,dev,fid,k8s,services]'
 	touch $@ $(VENV)/.installed
