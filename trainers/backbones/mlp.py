@@ -43,7 +43,8 @@ class MLP(Backbone):
     def _hidden(self, inputs: int) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for _ in range(self.depth):
-            layers.append(nn.Linear(inputs, self.width))
+            # batch normalisation takes every bias before it away again: its gradient is rounding alone, which Adam enlarges
+            layers.append(nn.Linear(inputs, self.width, bias=self.norm != "batch"))
             if self.norm == "batch":
                 layers.append(nn.BatchNorm1d(self.width))
             elif self.norm == "layer":
