@@ -39,7 +39,7 @@ class Proposer:
         if searcher == "grid":
             with plugins.steady():
                 grid = list(space.grid())
-            self._grid = _thinned(grid, len(grid) if count is None else count)
+            self._grid = thinned(grid, len(grid) if count is None else count)
             count = len(self._grid)
         self.count = count
         self._first: tuple[Point, ...] = ()
@@ -103,9 +103,9 @@ def batches(searcher: Searcher, count: int) -> list[int]:
     return sizes
 
 
-def _thinned(points: list[Point], count: int) -> list[Point]:
+def thinned(points: list[Point], count: int) -> list[Point]:
     """`count` of the points, evenly spread."""
     return points if count >= len(points) else [points[i * len(points) // count] for i in range(count)]
 
 
-__all__ = ["MOST_TRIALS", "OPTUNA_BATCH", "Proposer", "Searcher", "batch", "batches"]
+__all__ = ["MOST_TRIALS", "OPTUNA_BATCH", "Proposer", "Searcher", "batch", "batches", "thinned"]

@@ -14,6 +14,7 @@ from orchestrator.space import Space
 from orchestrator.stages._ledger import Ledger
 from orchestrator.stages._segments import Member, Task
 from orchestrator.stages._teams import Population, teams
+from trainers import plugins
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -51,13 +52,14 @@ class Roster:
         waiting = self.conductor.waiting()
         if not waiting:
             return
-        members = [self._member(segment) for segment in waiting]
-        found = teams(
-            [self._config(member) for member in members],
-            [segment.until for segment in waiting],
-            self._processes,
-            self._population,
-        )
+        with plugins.steady():
+            members = [self._member(segment) for segment in waiting]
+            found = teams(
+                [self._config(member) for member in members],
+                [segment.until for segment in waiting],
+                self._processes,
+                self._population,
+            )
         self._queue.extend([members[i] for i in team] for team in found.teams)
 
     def _member(self, segment: Segment) -> Member:

@@ -20,6 +20,7 @@ from orchestrator.board import Event
 from orchestrator.checkpoints import StoredCheckpoints
 from orchestrator.errors import Unavailable
 from orchestrator.search import Key, Outcome, Segment, training_seed
+from trainers import plugins
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
@@ -142,8 +143,9 @@ class _Team:
         self.seconds = dict.fromkeys(range(len(self.members)), 0.0)
         held = dict(_held)
         _held.clear()
-        for i in range(len(self.members)):
-            self._guarded(i, self._open, held)
+        with plugins.steady():
+            for i in range(len(self.members)):
+                self._guarded(i, self._open, held)
         held.clear()
         for group in self._groups():
             self._train(group)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval
 
-from orchestrator.space import Point, Space
+from orchestrator.space import Point, Space, canonical
 from orchestrator.stage import Facts
+from orchestrator.stages._proposals import thinned
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -25,7 +26,7 @@ SHARED, EACH = (
     0.6,
     0.16,
 )  # what a population's step costs, and each member's, in steps of a single training: benchmarks/population.py
-LOOKED_AT = 64  # points of a space, when planning
+LOOKED_AT = 2000  # points of a space, when planning
 OFF = "`population: off`"
 
 
@@ -132,16 +133,22 @@ def _ends(found: Sequence[tuple[int, ...]], until: Sequence[int], processes: int
 def outlook(
     space: Space, dataset: Facts, population: Population, trials: int, *, grid: bool = False, seeds: int = 1
 ) -> str:
-    """What `told` says of a search, by a sample of its points."""
+    """What `told` says of a search, by its points or, of many, by a sample of them."""
     from trainers import config
 
-    if grid:
-        points: list[Point] = list(islice(space.grid(), LOOKED_AT))
-    else:
-        drawn = (space.draw(0, i) for i in range(min(trials, LOOKED_AT)))
-        points = [point for point in drawn if point is not None]
+    listed = list(islice(space.grid(), LOOKED_AT + 1)) if grid else []
+    whole = bool(listed) and len(listed) <= LOOKED_AT
+    points = thinned(listed, trials) if whole else _drawn(space, min(trials, LOOKED_AT // 2))
     configs = [config.resolve(space.apply(point), facts=dataset, checked=True) for point in points]
     return told([one for one in configs for _ in range(seeds)], population, trials * seeds)
+
+
+def _drawn(space: Space, count: int) -> list[Point]:
+    """So many points by chance, each once; fewer where the space has no more."""
+    points: dict[str, Point] = {}
+    while len(points) < count and (point := space.draw(0, len(points), points)) is not None:
+        points[canonical(point)] = point
+    return list(points.values())
 
 
 def told(configs: Sequence[TrainConfig], population: Population, trials: int) -> str:

@@ -22,6 +22,7 @@ from orchestrator.space import Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 from orchestrator.stages import _goals
 from orchestrator.stages._proposals import MOST_TRIALS, OPTUNA_BATCH, Proposer, batches
+from trainers import plugins
 from trainers.plugins import Fault
 
 if TYPE_CHECKING:
@@ -225,7 +226,12 @@ class Tune(Stage):
         count = self._count(space, COUNTED)
         if count is None or not dataset.get("shape"):
             return []
-        return [outlook(space, dataset, self.population, count, grid=self.searcher == "grid", seeds=self.seeds)]
+        grid = self.searcher == "grid"
+        key = ("outlook", canonical([self.space, self.trial, dict(dataset)]), self.population, count, grid, self.seeds)
+        told = plugins.once(  # planning asks twice
+            key, lambda: outlook(space, dataset, self.population, count, grid=grid, seeds=self.seeds)
+        )
+        return [told]
 
     def _total(self) -> int:
         from trainers.config import Settings

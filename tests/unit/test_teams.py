@@ -61,6 +61,17 @@ def test_what_cannot_be_grouped_is_alone_and_says_why() -> None:
     assert told(mixed, "off", 9) == "population: off, every trial is trained by itself"
 
 
+def test_the_plan_counts_the_shapes_of_a_grid_over_all_of_it() -> None:
+    rates = [1e-4 * (i + 1) for i in range(70)]  # the first 70 points are of one variant
+    space = {"variant": {"choice": ["gan", "lsgan", "wgan_gp"]}, LR: {"choice": rates}}
+    facts = {"dataset": {"shape": SHAPE}}
+    for count, all_of in ((None, 210), (30, 30)):
+        notes = search(space=space, searcher="grid", num_trials=count, scheduler="none").foresee(facts).notes
+        assert notes[-1] == f"population: all of {all_of} trainings together, of 3 shapes, at most 32 at once"
+    sparse = search(space=space, searcher="grid", num_trials=2, scheduler="none").foresee(facts).notes
+    assert sparse[-1].endswith("every trial is trained by itself: no other trial has its shape")
+
+
 def test_trainings_to_different_steps_are_not_together_and_the_longest_go_first() -> None:
     until = [100, 200] * 4
     found = teams(resolved(8), until, 1)
