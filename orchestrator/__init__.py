@@ -65,14 +65,15 @@ def run(
     address: str | None = None,
     jobs: int = 1,
     wait_lease_s: float = 0.0,
+    wait_nodes_s: float | None = None,
     verdict: str = "",
     listener: Listener | None = None,
 ) -> Run:
     """Run a pipeline, or go on with it: what is cached is not run again.
 
     Arguments as in `plan`; `address` joins a Ray cluster, `jobs` runs so many independent stages at once, `wait_lease_s`
-    waits for another run of the pipeline, `verdict` names the job whose verdict is stored at the end (`verdicts`),
-    `listener` hears of the progress. Returns the run, also a failed one
+    waits for another run of the pipeline, `wait_nodes_s` for the cluster to have room, `verdict` names the job whose
+    verdict is stored at the end (`verdicts`), `listener` hears of the progress. Returns the run, also a failed one
     (`Run.status`, `Run.exit_code`, `Run.record.error`). Raises as `plan`, and errors.Busy.
     """
     from orchestrator import earlier
@@ -98,7 +99,7 @@ def run(
         return served
     from orchestrator.execute import Options, execute
 
-    options = Options(jobs=jobs, address=address, wait_lease_s=wait_lease_s, verdict=verdict)
+    options = Options(jobs, address, wait_lease_s=wait_lease_s, wait_nodes_s=wait_nodes_s, verdict=verdict)
     return execute(planned, listener=listener, options=options)
 
 

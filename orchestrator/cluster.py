@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BadInput, Unavailable
+from orchestrator.errors import BadInput, Interrupted, Unavailable
 from orchestrator.stage import Complaint, Scale
 
 START_WITHIN_S = 60.0  # for Ray on this machine
@@ -132,11 +132,13 @@ class Cluster:
         log: Path | None = None,
         disabled: bool = False,
         timeout_s: float = TIMEOUT_S,
+        nodes_s: float | None = None,
     ) -> None:
         self.address = address or os.environ.get("RAY_ADDRESS") or None
         self.log = log
         self.disabled = disabled  # stages then work in this process
         self.timeout_s = timeout_s
+        self.nodes_s = nodes_s  # to wait for nodes, at first and when some are lost; None: as long as is usual
         self._owned = False
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -245,22 +247,28 @@ class Cluster:
 
     def wait_for(self, scale: Scale, say: Callable[[str], None], stopping: Callable[[], bool]) -> None:
         """Return once the living nodes have room for the workers, or a stop is asked for. Raises Unavailable, RayDied."""
-        deadline, told = time.monotonic() + NODES_WITHIN_S, False
-        while (room := _room(scale)) < scale.num_workers and not stopping():
-            if why := self.died():
-                raise RayDied(why)
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"the cluster has lost nodes: room for {room} of {scale.num_workers} workers after "
-                    f"{NODES_WITHIN_S:.0f} s",
-                    hint="let it grow, or lower `scale`; the same command goes on from the last checkpoint",
-                )
-            if not told:
-                say(
-                    f"waiting for nodes: room for {room} of {scale.num_workers} workers, {NODES_WITHIN_S:.0f} s at most"
-                )
-                told = True
-            time.sleep(0.5)
+        within_s = NODES_WITHIN_S if self.nodes_s is None else self.nodes_s
+        if not self._grown(scale, within_s, say, stopping):
+            raise Unavailable(
+                f"the cluster has lost nodes: room for {_room(scale)} of {scale.num_workers} workers after "
+                f"{within_s:.0f} s",
+                hint="let it grow, or lower `scale`; the same command goes on from the last checkpoint",
+            )
+
+    def _grown(self, scale: Scale, within_s: float, say: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
+        """Wait until there is room for the workers, or a stop is asked for; False where there is none in time."""
+        if (room := _room(scale)) >= scale.num_workers:
+            return True
+        say(f"waiting for nodes: room for {room} of {scale.num_workers} workers, {within_s:.0f} s at most")
+        deadline = time.monotonic() + within_s
+        with _asked_for(scale):
+            while _room(scale) < scale.num_workers and not stopping():
+                if why := self.died():
+                    raise RayDied(why)
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.5)
+        return True
 
     def __enter__(self) -> Cluster:
         return self
@@ -283,26 +291,35 @@ class Cluster:
         self.start()
         return _room(scale)
 
-    def check(self, scale: Scale, storage: Path | None = None, *, warm: bool = True) -> None:
+    def check(
+        self,
+        scale: Scale,
+        storage: Path | None = None,
+        *,
+        warm: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Raise unless the workers fit: BadInput on this machine, Unavailable on a cluster that does not grow in time.
 
-        `storage` is a directory that every node must see, `warm` is what `start` takes.
+        `storage` is a directory that every node must see, `warm` is what `start` takes. Raises Interrupted once asked to stop.
         """
         if self.disabled:
             return
         if complaint := check_local(scale, self.address):
             raise BadInput(complaint.what, hint=complaint.hint)
         self.start(warm=warm)
-        deadline = time.monotonic() + self.timeout_s * 0.75
-        while _room(scale) < scale.num_workers:
-            if time.monotonic() > deadline or self.local:
-                each = Resources(scale.cpus_per_worker, scale.gpus_per_worker)
-                have = self.resources()
-                raise Unavailable(
-                    f"the cluster is too small: {scale.num_workers} workers of {each} each are needed, it has {have}",
-                    hint=f"room for {_room(scale)} of them: lower `scale`, or let the cluster grow",
-                )
-            time.sleep(0.5)
+        within_s = self.timeout_s * 0.75 if self.nodes_s is None else self.nodes_s
+        enough = _room(scale) >= scale.num_workers if self.local else self._grown(scale, within_s, say, stopping)
+        if stopping():
+            raise Interrupted(signal.SIGTERM)
+        if not enough:
+            each = Resources(scale.cpus_per_worker, scale.gpus_per_worker)
+            have = self.resources()
+            raise Unavailable(
+                f"the cluster is too small: {scale.num_workers} workers of {each} each are needed, it has {have}",
+                hint=f"room for {_room(scale)} of them: lower `scale`, let the cluster grow, or --wait-nodes for it",
+            )
         if storage is not None and not self.local:
             _check_shared(storage, self.timeout_s)
 
@@ -474,6 +491,17 @@ def _room(scale: Scale) -> int:
     import ray
 
     return sum(_fits(node.get("Resources", {}), scale) for node in ray.nodes() if node_lives(node))
+
+
+@contextlib.contextmanager
+def _asked_for(scale: Scale) -> Iterator[None]:
+    """Ask for the workers' room meanwhile: an autoscaler adds nodes only for what is wanted and cannot be placed."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    each = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
+    group = placement_group([{key: n for key, n in each.items() if n > 0}] * scale.num_workers)
+    yield
+    remove_placement_group(group)  # not where Ray died meanwhile: that would wait for it
 
 
 def node_lives(node: Mapping[str, Any]) -> bool:

@@ -50,6 +50,7 @@ class Options:
     jobs: int = 1  # stages at once
     address: str | None = None  # of a Ray cluster
     wait_lease_s: float = 0.0
+    wait_nodes_s: float | None = None  # for a cluster to have room
     ray: bool = True  # False: stages work in this process
     tracking: bool = True  # False: nothing is told to MLflow
     verdict: str = ""  # the job whose verdict is stored at the end; "": of none
@@ -115,7 +116,12 @@ class Execution:
         self.stop = Stop(lambda line: self._say("", line))
         local = self.store.files.local
         self.scratch = (local if local else scratch_cache()) / "scratch" / self.spec.name
-        self.cluster = Cluster(self.options.address, log=self.diary.folder / "ray.log", disabled=not self.options.ray)
+        self.cluster = Cluster(
+            self.options.address,
+            log=self.diary.folder / "ray.log",
+            disabled=not self.options.ray,
+            nodes_s=self.options.wait_nodes_s,
+        )
         self.stages = StageRuns(
             self.account, self.results, self.cluster, self.deadline, self.scratch, self._stopping, self._interruption
         )

@@ -30,6 +30,12 @@ STOPPED = (129, 130, 143)  # by SIGHUP, SIGINT, SIGTERM
     "--wait-lease", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Wait for another run to end."
 )
 @click.option(
+    "--wait-nodes",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Wait for a cluster to have room: at first (else 13 s), and once nodes are lost (else 300 s).",
+)
+@click.option(
     "--verdict",
     metavar="JOB",
     default="",
@@ -43,6 +49,7 @@ def command(
     address: str | None,
     jobs: int,
     wait_lease: float,
+    wait_nodes: float | None,
     verdict: str,
     quiet: bool,
     verbose: bool,
@@ -64,7 +71,8 @@ def command(
     """
     from functools import partial
 
-    given = {"address": address, "jobs": jobs, "wait_lease_s": wait_lease, "verdict": verdict, **asked}
+    waits = {"wait_lease_s": wait_lease, "wait_nodes_s": wait_nodes}
+    given = {"address": address, "jobs": jobs, **waits, "verdict": verdict, **asked}
     work = partial(_work, pipeline, given, quiet=quiet, verbose=verbose, as_json=as_json)
     if not verdict:
         return work()

@@ -33,6 +33,7 @@ FILE = "pipeline.yaml"
 MAX_CONFIG = 1_000_000  # bytes; the API server takes 1 MiB with all that is around them
 WEEK_S = 7 * 86_400
 MARGIN_S = 1800  # for a cluster to start, beside the run's own limit
+WAIT_NODES_S = 1200  # pods wait for nodes that an autoscaler starts, and for images
 WAIT_LEASE_S = 120  # an attempt before this one may be saving still
 HEAD = pods.Size(2, 6 * pods.GIB)
 JOB = "gan-orchestrator/job"  # annotation: whose verdict the job is
@@ -223,7 +224,7 @@ def _cluster(wish: Wish, spec: Spec, name: str, setting: pods.Setting) -> Cluste
 
 def _job(wish: Wish, spec: Spec, name: str, job: str, storage: str, cluster: Cluster, setting: pods.Setting) -> Job:
     entrypoint = ["orchestrate", "run", f"{pods.PIPELINE}/{FILE}", "--storage", storage]
-    entrypoint += ["--wait-lease", str(WAIT_LEASE_S), "--verdict", job]
+    entrypoint += ["--wait-lease", str(WAIT_LEASE_S), "--wait-nodes", str(WAIT_NODES_S), "--verdict", job]
     attempts = wish.retries + 1
     deadline = wish.deadline_s
     if deadline is None:

@@ -65,7 +65,9 @@ def run(
         if context.cluster.disabled:
             _run_here(Roster(conductor, space, task, ledger, 1, population), task, context, ledger)
             return
-        context.cluster.check(context.scale, context.store.files.local, warm=False)  # trials are actors
+        say, stopping = context.progress.say, context.stopping
+        shared = context.store.files.local
+        context.cluster.check(context.scale, shared, warm=False, say=say, stopping=stopping)  # trials are actors
         processes = _processes(context, max_concurrent)
         if (
             context.scale.num_workers > 1 or task.gpu

@@ -102,7 +102,7 @@ def _tell(context: Context, step: int, total: int, metrics: dict[str, float]) ->
 
 def _train_remotely(job: Job, context: Context, threads: int) -> dict[str, Any]:
     """As one Ray task: the cluster has the GPU, or the larger machine."""
-    context.cluster.check(context.scale)
+    context.cluster.check(context.scale, say=context.progress.say, stopping=context.stopping)
     import ray
 
     scale = context.scale

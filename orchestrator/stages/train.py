@@ -213,7 +213,8 @@ def _ended(job: Job, context: Context, listener: Listener) -> dict[str, Any] | E
         if context.cluster.disabled:
             made = run_here(train, job, hear=listener, stopping=context.stopping)
         else:
-            context.cluster.check(context.scale, context.store.files.local)
+            say, stopping = context.progress.say, context.stopping
+            context.cluster.check(context.scale, context.store.files.local, say=say, stopping=stopping)
             made = run_group(
                 train,
                 job,

@@ -11,12 +11,13 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.cluster import Cluster, Resources, check_local, local_resources
-from orchestrator.errors import Unavailable
+from orchestrator.errors import Interrupted, Unavailable
 from orchestrator.stage import Scale
 
 
@@ -92,9 +93,34 @@ def test_a_cluster_that_is_too_small_is_unavailable_in_time(monkeypatch: pytest.
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_room_that_is_waited_for_is_told_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An autoscaler adds nodes for a placement group that waits; nothing of it stays."""
+    from ray.util import placement_group_table
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster = Cluster("127.0.0.1:6379", nodes_s=100)  # joined already, as far as Ray is concerned
+    told: list[str] = []
+    asked: list[dict[str, Any]] = []
+
+    def groups() -> list[dict[str, Any]]:
+        return [group for group in placement_group_table().values() if group["state"] == "PENDING"]
+
+    def stopping() -> bool:
+        asked.extend(groups())
+        return bool(asked)
+
+    with pytest.raises(Interrupted):
+        cluster.check(Scale(num_workers=3, cpus_per_worker=0.75), say=told.append, stopping=stopping)
+    assert told == ["waiting for nodes: room for 2 of 3 workers, 100 s at most"]
+    assert list(asked[0]["bundles"].values()) == [{"CPU": 0.75}] * 3
+    assert not groups()
+
+
 SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
+from typing import Any
 import psutil
 from orchestrator.cluster import Cluster
 
