@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from orchestrator.kubernetes import serving, traffic
-from orchestrator.kubernetes.rules import quantity
+from orchestrator.kubernetes.amounts import quantity
 from orchestrator.kubernetes.workloads import (
     Json,
     Workload,

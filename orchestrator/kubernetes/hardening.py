@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from orchestrator.kubernetes.rules import quantity
+from orchestrator.kubernetes.amounts import quantity
 from orchestrator.kubernetes.workloads import SERVING, Json, Workload, items, mapping, maps
 
 VOLUMES = {

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.kubernetes import rules
+from orchestrator.kubernetes import podrules, promises, rules
 from orchestrator.kubernetes.shapes import Refusal, faults
+from orchestrator.kubernetes.workloads import workloads
 
 API = "ray.io/v1"
 KINDS = ("RayJob", "RayCluster")
+ADVICE = ("spread", "amount")  # rules of pods that the API server lets pass
 Json = dict[str, Any]
 
 
@@ -26,7 +28,11 @@ def check(document: Mapping[str, Any], *, kinds: Sequence[str] = ("schema", "ope
         return []
     if document.get("apiVersion") != API:
         return [Refusal("apiVersion", f"must be {API}, not {document.get('apiVersion')!r}")]
-    found = [*faults(document, str(kind)), *rules.operator(str(kind), document), *rules.safety(str(kind), document)]
+    found = [*faults(document, str(kind)), *rules.operator(str(kind), document), *promises.safety(str(kind), document)]
+    for work in workloads(document):
+        found += [
+            Refusal(path, what, "safety" if rule in ADVICE else "operator") for rule, path, what in podrules.pod(work)
+        ]
     return [fault for fault in dict.fromkeys(found) if fault.kind in kinds]
 
 

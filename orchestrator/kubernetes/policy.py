@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.kubernetes import access, bundle, hardening, traffic, wellformed
+from orchestrator.kubernetes import access, bundle, hardening, podrules, traffic, wellformed
+from orchestrator.kubernetes.shapes import misfits
 from orchestrator.kubernetes.workloads import Json, name_of, workloads
+
+RAY = ("RayJob", "RayCluster")  # whose fields `model.check` judges
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ def check(documents: Iterable[Json]) -> list[Violation]:
     """Every violation in documents, each judged by itself."""
     found = []
     for document in documents:
-        told = [*wellformed.document(document), *access.document(document), *traffic.policy(document)]
+        told = [("schema", fault.path, fault.what) for fault in misfits(document) if document.get("kind") not in RAY]
+        told += [*wellformed.document(document), *access.document(document), *traffic.policy(document)]
         for work in workloads(document):
-            told += [*wellformed.pod(work), *hardening.pod(work)]
+            told += [*wellformed.pod(work), *podrules.pod(work), *hardening.pod(work)]
         found += [Violation(rule, f"{name_of(document)} {at}".strip(), what) for rule, at, what in told]
     return list(dict.fromkeys(found))
 

@@ -6,7 +6,7 @@ import configparser
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from orchestrator.kubernetes.rules import quantity
+from orchestrator.kubernetes.amounts import quantity
 from orchestrator.kubernetes.workloads import Json, Workload, dig, items, mapping, maps, name_of, texts
 
 Found = Iterator[tuple[str, str, str]]  # rule, path beginning with the document, what

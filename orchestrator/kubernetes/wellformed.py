@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from orchestrator.kubernetes.rules import LABEL_KEY, LABEL_VALUE, quantity
+from orchestrator.kubernetes.amounts import quantity
+from orchestrator.kubernetes.rules import LABEL_KEY, LABEL_VALUE
 from orchestrator.kubernetes.workloads import SERVING, Json, Workload, dig, items, mapping, maps, texts
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
