@@ -22,14 +22,13 @@ from orchestrator.space import Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
 from orchestrator.stages import _goals
 from orchestrator.stages._proposals import MOST_TRIALS, OPTUNA_BATCH, Proposer, batches
-from trainers import plugins
-from trainers.plugins import Fault
+from trainers.plugins import Fault, once, steady
 
 if TYPE_CHECKING:
     from orchestrator.artifacts import Artifact, ArtifactStore
 
 BUDGET = ("total_steps", "log_every", "sample_every", "checkpoint_every")  # of a trial: not part of what wins
-COUNTED = 500  # points of a grid that planning counts: each is checked
+COUNTED = 2000  # points of a grid that planning counts: each is checked
 FREE = ("max_concurrent", "population")  # they change no result, so they are in no cache key
 
 
@@ -111,7 +110,8 @@ class Tune(Stage):
         plugins = [*named, *(("metrics", objective.name) for objective in objectives)]
         params = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
         params["trial"] = config.spelled(self.trial or {})
-        notes = (*notes, *self._outlook(space, "earlier" in inputs), *self._together(space, dataset))
+        asked = canonical([params, self.population, dict(dataset), "earlier" in inputs])
+        notes = (*notes, *once(("search", asked), lambda: self._outlook(space, dataset, "earlier" in inputs)))
         return Foresight({"search": facts}, (), tuple(plugins), notes, params)
 
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
@@ -176,15 +176,16 @@ class Tune(Stage):
             found.append(Fault(("step_budget",), "out-of-range", what))
         return found
 
-    def _outlook(self, space: Space, earlier: bool) -> list[str]:
+    def _outlook(self, space: Space, dataset: Facts, earlier: bool) -> list[str]:
         """What will happen, in words."""
         rungs, count = self._rungs(self._total()), self._count(space, COUNTED)
-        trials = "the whole grid" if self.searcher == "grid" and self.num_trials is None else "trials"
-        trials = trials if count is None or trials != "trials" else f"{count} trials"
+        trials = f"{'trials' if count is None else f'{count} trials'} by {self.searcher}"
+        if self.searcher == "grid" and self.num_trials is None:
+            trials = "the whole grid" + ("" if count is None else f" of {count} trials")
         batch = f" in batches of {OPTUNA_BATCH}" if self.searcher == "optuna" and (count or 99) > OPTUNA_BATCH else ""
         seeds = f", each with {self.seeds} seeds" if self.seeds > 1 else ""
         scored = f"scored at step{'s' * (len(rungs) > 1)} {_listed(rungs)}"
-        notes = [f"search: {trials} by {self.searcher}{batch}{seeds}, {scored}"]
+        notes = [f"search: {trials}{batch}{seeds}, {scored}"]
         if count is not None:
             about = "" if self.scheduler in ("pbt", "none") or len(rungs) == 1 else "about "
             notes[0] += f"; {about}{self._planned(count):,} steps in all"
@@ -200,15 +201,17 @@ class Tune(Stage):
             notes.append(f"pbt: explores {', '.join(space.tunable())}{copied}")
         if earlier or self.warm_start:
             notes.append("warm start: the best of the earlier search are tried first, where this space holds them")
-        return notes
+        return notes if count is None else notes + self._together(space, dataset, count)
 
     def _count(self, space: Space, most: int | None = None) -> int | None:
         """Trials in all; None where only time ends the search, and of a whole grid of more than `most` valid points."""
+        if self.searcher == "grid":
+            least = min((n for n in (most, self.num_trials) if n is not None), default=None)
+            with steady():
+                count = sum(1 for _ in islice(space.grid(), None if least is None else least + 1))
+            return count if least is None or count <= least else self.num_trials
         if self.num_trials is not None:
             return self.num_trials
-        if self.searcher == "grid":
-            count = sum(1 for _ in islice(space.grid(), None if most is None else most + 1))
-            return None if most is not None and count > most else count
         if self.step_budget is not None:
             return max(1, affordable(self.step_budget, self._planned))
         return None if self.time_budget_s is not None else 8
@@ -219,19 +222,13 @@ class Tune(Stage):
         factor, seeds = self.reduction_factor, self.seeds
         return sum(times * planned_steps(self.scheduler, rungs, size, factor, seeds) for size, times in sizes.items())
 
-    def _together(self, space: Space, dataset: Facts) -> list[str]:
-        """Which trials are trained together."""
+    def _together(self, space: Space, dataset: Facts, count: int) -> list[str]:
+        """Which of so many trials are trained together."""
         from orchestrator.stages._teams import outlook
 
-        count = self._count(space, COUNTED)
-        if count is None or not dataset.get("shape"):
+        if not dataset.get("shape"):
             return []
-        grid = self.searcher == "grid"
-        key = ("outlook", canonical([self.space, self.trial, dict(dataset)]), self.population, count, grid, self.seeds)
-        told = plugins.once(  # planning asks twice
-            key, lambda: outlook(space, dataset, self.population, count, grid=grid, seeds=self.seeds)
-        )
-        return [told]
+        return [outlook(space, dataset, self.population, count, grid=self.searcher == "grid", seeds=self.seeds)]
 
     def _total(self) -> int:
         from trainers.config import Settings
@@ -280,7 +277,8 @@ class Tune(Stage):
         replayed = self._conductor(space, seed, ledger.known, earlier, lambda: by_time)
         if replayed.next() is not None:  # the decisions once more, from nothing but the scores
             raise Interrupted(15)
-        made = table(replayed, space, seed, about)
+        with steady():
+            made = table(replayed, space, seed, about)
         artifact = self._keep(replayed, made, space, context)
         _trials.forget(task, len(replayed.trials))
         seconds = {trial.index: trial.seconds for trial in replayed.trials}

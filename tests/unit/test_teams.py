@@ -65,8 +65,9 @@ def test_the_plan_counts_the_shapes_of_a_grid_over_all_of_it() -> None:
     rates = [1e-4 * (i + 1) for i in range(70)]  # the first 70 points are of one variant
     space = {"variant": {"choice": ["gan", "lsgan", "wgan_gp"]}, LR: {"choice": rates}}
     facts = {"dataset": {"shape": SHAPE}}
-    for count, all_of in ((None, 210), (30, 30)):
+    for count, all_of in ((None, 210), (30, 30), (500, 210)):
         notes = search(space=space, searcher="grid", num_trials=count, scheduler="none").foresee(facts).notes
+        assert f"{all_of} trials" in notes[1]
         assert notes[-1] == f"population: all of {all_of} trainings together, of 3 shapes, at most 32 at once"
     sparse = search(space=space, searcher="grid", num_trials=2, scheduler="none").foresee(facts).notes
     assert sparse[-1].endswith("every trial is trained by itself: no other trial has its shape")
