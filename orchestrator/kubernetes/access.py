@@ -72,12 +72,20 @@ def _namespace(found: Json) -> Found:
         if version != "latest" and not re.fullmatch(r"v1\.(2[5-9]|[3-9]\d)", version):
             yield "namespace", f"metadata.labels.pod-security.kubernetes.io/{level}-version", f"{version} is too old"
 
+    for key in labels:
+        name = key.removeprefix("pod-security.kubernetes.io/")
+        if name != key and name.removesuffix("-version") not in LEVELS:
+            yield "namespace", f"metadata.labels.{key}", "says nothing: enforce, audit or warn"
+
 
 def _role(found: Json) -> Found:
     for number, rule in enumerate(maps(found.get("rules"))):
         at = f"rules[{number}]"
         if rule.get("nonResourceURLs"):
             yield "rbac", f"{at}.nonResourceURLs", "is for ClusterRoles"
+        for key in ("apiGroups", "resources", "verbs"):
+            if not items(rule.get(key)):
+                yield "rbac", f"{at}.{key}", "is empty: the API server refuses the rule"
         for group in items(rule.get("apiGroups")):
             for resource in items(rule.get("resources")):
                 allowed = MOST.get((str(group), str(resource)))
@@ -97,6 +105,11 @@ def _binding(found: Json) -> Found:
         at, name = f"subjects[{number}]", str(subject.get("name"))
         if name in EVERYBODY or name.startswith("system:serviceaccounts"):
             yield "rbac", at, f"{name} is everybody"
+        group = "" if subject.get("kind") == "ServiceAccount" else "rbac.authorization.k8s.io"
+        if subject.get("apiGroup", group) != group:
+            yield "rbac", f"{at}.apiGroup", f"of a {subject.get('kind')} must be {group!r}"
+        if subject.get("kind") != "ServiceAccount" and "namespace" in subject:
+            yield "rbac", f"{at}.namespace", f"is not for a {subject.get('kind')}"
         if subject.get("kind") == "ServiceAccount" and name == "default":
             yield "rbac", at, "is the account of every pod that names none"
 
@@ -105,8 +118,18 @@ def _service(found: Json) -> Found:
     spec = mapping(found.get("spec"))
     if spec.get("type", "ClusterIP") != "ClusterIP":
         yield "exposure", "spec.type", f"{spec.get('type')} opens it beyond the cluster"
-    if items(spec.get("externalIPs")) or spec.get("externalName"):
+    if items(spec.get("externalIPs")) or spec.get("externalName") or spec.get("loadBalancerIP"):
         yield "exposure", "spec", "has external addresses"
+    ports = maps(spec.get("ports"))
+    names = [str(port.get("name", "")) for port in ports]
+    for number, port in enumerate(ports):
+        at, value = f"spec.ports[{number}]", port.get("port")
+        if port.get("nodePort") and spec.get("type", "ClusterIP") == "ClusterIP":
+            yield "port", f"{at}.nodePort", "is for the type NodePort"
+        if isinstance(value, int) and not 0 < value < 65536:
+            yield "port", f"{at}.port", f"{value} is no port"
+        if len(ports) > 1 and (not names[number] or names.count(names[number]) > 1):
+            yield "port", f"{at}.name", "is missing, or another port's: several ports need names of their own"
 
 
 def _secret(found: Json) -> Found:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
-from orchestrator.kubernetes import serving, traffic
-from orchestrator.kubernetes.amounts import quantity
+from orchestrator.kubernetes import room, serving, traffic
 from orchestrator.kubernetes.workloads import (
     Json,
     Workload,
@@ -41,32 +39,44 @@ SUBMITS: dict[tuple[str, str], set[str]] = {  # what `orchestrate k8s` asks the 
     ("", "pods/log"): {"get"},
     ("", "events"): {"list"},
 }
-SCALED = (
-    "Deployment",
-    "StatefulSet",
-    "ReplicaSet",
-    "ReplicationController",
-)  # the disruption controller knows their size
+PODS_OWN = ("ray", "ray-autoscaler")  # accounts of the pods that jobs bring
 
 
 def installation(documents: Sequence[Json]) -> Found:
     """Rules of a whole overlay: one Namespace, and everything in it."""
     spaces = [str(mapping(d.get("metadata")).get("name")) for d in documents if d.get("kind") == "Namespace"]
+    if not spaces:
+        yield "namespace", "the installation", "has no Namespace: nothing tells the API server to refuse other pods"
+        spaces = sorted({str(mapping(d.get("metadata")).get("namespace")) for d in _of(documents, "NetworkPolicy")})[:1]
     if len(spaces) != 1:
         yield "namespace", "", f"has {len(spaces)} Namespaces, not one"
         return
     works = [work for document in documents for work in workloads(document)]
     yield from _places(documents, spaces[0])
     yield from _references(documents, works)
-    yield from _bindings(documents)
+    yield from _bindings(documents, works)
     yield from _submitter(documents)
     yield from _services(documents, works)
     yield from _selections(documents, works)
     yield from _network(documents, spaces[0])
-    yield from _budgets(documents, works)
-    yield from _room(documents, works)
+    yield from room.check(documents, works, spaces[0])
     yield from _needed(documents)
     yield from serving.check(documents, works, spaces[0])
+
+
+def jobs(documents: Sequence[Json]) -> Found:
+    """The file that a job's command names is in the ConfigMap that is mounted there, where that ConfigMap is among these."""
+    named = _named(documents)
+    for job in _of(documents, "RayJob"):
+        head = dig(job, "spec.rayClusterSpec.headGroupSpec.template.spec")
+        volumes = {str(one.get("name")): dig(one, "configMap").get("name") for one in maps(head.get("volumes"))}
+        for word in str(dig(job, "spec").get("entrypoint", "")).split():
+            folder, _, name = word.rpartition("/")
+            for mount in maps(next(iter(maps(head.get("containers"))), {}).get("volumeMounts")):
+                config = named.get(("ConfigMap", str(volumes.get(str(mount.get("name"))))))
+                here = folder and folder == str(mount.get("mountPath", "")).rstrip("/")
+                if here and config is not None and name not in mapping(config.get("data")):
+                    yield "reference", f"{name_of(job)} spec.entrypoint", f"{word}: {name_of(config)} has no {name}"
 
 
 def _of(documents: Sequence[Json], kind: str) -> list[Json]:
@@ -106,8 +116,13 @@ def _references(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
         for volume in maps(work.spec.get("volumes")):
             config, secret = mapping(volume.get("configMap")), mapping(volume.get("secret"))
             claim = mapping(volume.get("persistentVolumeClaim"))
-            if config and not config.get("optional") and not has("ConfigMap", config.get("name")):
-                yield "reference", f"{where}.volumes", f"ConfigMap {config.get('name')} is not here"
+            keys = [one.get("key") for one in maps(config.get("items"))]
+            if config and not config.get("optional") and not has("ConfigMap", config.get("name"), *keys):
+                yield (
+                    "reference",
+                    f"{where}.volumes",
+                    f"ConfigMap {config.get('name')}{' with ' + ', '.join(map(str, keys)) if keys else ''} is not here",
+                )
             if secret and not secret.get("optional") and not has("Secret", secret.get("secretName")):
                 yield "reference", f"{where}.volumes", f"Secret {secret.get('secretName')} is not here"
             if claim and not has("PersistentVolumeClaim", claim.get("claimName")):
@@ -126,8 +141,8 @@ def _references(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
                         yield "reference", f"{name_of(work.document)} {at}.env.{variable.get('name')}", what
 
 
-def _bindings(documents: Sequence[Json]) -> Found:
-    named = _named(documents)
+def _bindings(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
+    named, used = _named(documents), {str(work.spec.get("serviceAccountName")) for work in works}
     for binding in _of(documents, "RoleBinding"):
         role = mapping(binding.get("roleRef"))
         if role.get("kind") == "Role" and ("Role", str(role.get("name"))) not in named:
@@ -135,6 +150,9 @@ def _bindings(documents: Sequence[Json]) -> Found:
         for subject in maps(binding.get("subjects")):
             if subject.get("kind") != "ServiceAccount":
                 continue
+            if str(subject.get("name")) in {*PODS_OWN, *used}:
+                what = f"{subject.get('name')} is the account of pods: they ask the API server for nothing"
+                yield "rbac", f"{name_of(binding)} subjects", what
             account = named.get(("ServiceAccount", str(subject.get("name"))))
             if account is None or subject.get("namespace") != mapping(account.get("metadata")).get("namespace"):
                 yield "reference", f"{name_of(binding)} subjects", f"account {subject.get('name')} is not here"
@@ -178,12 +196,16 @@ def _services(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
         for port in maps(mapping(service.get("spec")).get("ports")):
             target = port.get("targetPort", port.get("port"))
             for work in behind:
-                ports = [port for _, container in work.containers for port in maps(container.get("ports"))]
-                if not any(target in (one.get("name"), one.get("containerPort")) for one in ports):
+                ports = [one for _, container in work.containers for one in maps(container.get("ports"))]
+                kind = port.get("protocol", "TCP")
+                if not any(
+                    target in (one.get("name"), one.get("containerPort")) and one.get("protocol", "TCP") == kind
+                    for one in ports
+                ):
                     yield (
                         "selector",
                         f"{name_of(service)} spec.ports",
-                        f"{target} is no port of {name_of(work.document)}",
+                        f"{target} ({kind}) is no port of {name_of(work.document)}",
                     )
 
 
@@ -220,51 +242,9 @@ def _network(documents: Sequence[Json], space: str) -> Found:
     settings = _named(documents).get(("ConfigMap", "orchestrator"), {})
     remote = str(mapping(settings.get("data")).get("ORCHESTRATOR_STORAGE", "")).startswith("s3://")
     database = ("StatefulSet", "postgres") in _named(documents)
-    for rule, _, what in traffic.flows(policies, space, database=database, storage=remote):
+    watched = any(document.get("kind") == "PodMonitor" for document in documents)
+    for rule, _, what in traffic.flows(policies, space, database=database, storage=remote, watched=watched):
         yield rule, "NetworkPolicy", what
-
-
-def _budgets(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
-    for budget in _of(documents, "PodDisruptionBudget"):
-        spec = mapping(budget.get("spec"))
-        selector, at = mapping(spec.get("selector")), f"{name_of(budget)} spec"
-        if ("minAvailable" in spec) == ("maxUnavailable" in spec):
-            yield "budget", at, "needs minAvailable or maxUnavailable"
-        if traffic.wide(selector):
-            yield "budget", f"{at}.selector", "is every pod of the namespace"
-        owners = {str(work.document.get("kind")) for work in works if traffic.selects(selector, work.labels)}
-        ray = any(traffic.selects(selector, labels) for labels in job_labels()) or owners - set(SCALED)
-        if ray and not isinstance(spec.get("minAvailable"), int):
-            yield "budget", at, "must be a number in minAvailable: nobody can tell how many pods a RayCluster has"
-        if not ray and (spec.get("maxUnavailable") in (0, "0%") or spec.get("minAvailable") == "100%"):
-            yield "budget", at, "never lets a node be drained"
-
-
-def _room(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
-    """Every container within the LimitRange, and all that stands here within the quota."""
-    largest: dict[str, Decimal] = {}
-    for document in _of(documents, "LimitRange"):
-        for limit in maps(mapping(document.get("spec")).get("limits")):
-            if limit.get("type") == "Container":
-                largest |= {k: a for k, v in mapping(limit.get("max")).items() if (a := quantity(v)) is not None}
-    total: dict[str, Decimal] = {}
-    for work in works:
-        pod: dict[str, Decimal] = {}
-        for at, container in work.containers:
-            for group in ("requests", "limits"):
-                for name, value in dig(container, f"resources.{group}").items():
-                    amount = quantity(value) or Decimal(0)
-                    if ".containers[" in at or at.endswith("autoscalerOptions"):
-                        pod[f"{group}.{name}"] = pod.get(f"{group}.{name}", Decimal(0)) + amount
-                    if amount > largest.get(name, amount):
-                        what = f"{value} is more than the LimitRange lets a container have"
-                        yield "room", f"{name_of(work.document)} {at}.resources.{group}.{name}", what
-        for name, amount in pod.items():
-            total[name] = total.get(name, Decimal(0)) + amount
-    for document in _of(documents, "ResourceQuota"):
-        for name, value in dig(document, "spec.hard").items():
-            if (most := quantity(value)) is not None and total.get(str(name), Decimal(0)) > most:
-                yield "room", f"{name_of(document)} spec.hard.{name}", "is less than what stands here takes"
 
 
 def _needed(documents: Sequence[Json]) -> Found:
@@ -272,6 +252,13 @@ def _needed(documents: Sequence[Json]) -> Found:
     for kind in ("ResourceQuota", "LimitRange", "NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "Role"):
         if kind not in kinds:
             yield "missing", kind, "is not here"
+    accounts = {str(mapping(d.get("metadata")).get("name")) for d in _of(documents, "ServiceAccount")}
+    for name in (*PODS_OWN, "default"):
+        if name not in accounts:
+            told = (
+                "jobs' pods name it" if name in PODS_OWN else "Kubernetes' own gives every pod that names none a token"
+            )
+            yield "missing", f"ServiceAccount {name}", f"is not here: {told}"
     held = [
         set(map(str, limit))
         for d in _of(documents, "LimitRange")

@@ -29,6 +29,7 @@ SECCOMP = ("RuntimeDefault", "Localhost")
 SELINUX = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 APPARMOR = (None, "RuntimeDefault", "Localhost")
 GPU = "nvidia.com/gpu"
+TAINTS = ("present", "true")  # values of the taint that is on nodes with GPUs
 FLOATING = ("latest", "main", "master", "nightly", "edge", "stable", "dev")
 Found = Iterator[tuple[str, str, str]]  # rule, path, what
 
@@ -244,6 +245,7 @@ def _gpu(work: Workload, at: str) -> Found:
     if not any((quantity(amount) or Decimal(0)) > 0 for amount in asked):
         return
     for toleration in maps(work.spec.get("tolerations")):
-        if toleration.get("key") in (GPU, None) and toleration.get("effect") in (None, "NoSchedule"):
+        taken = toleration.get("operator") == "Exists" or toleration.get("value") in TAINTS
+        if toleration.get("key") in (GPU, None) and toleration.get("effect") in (None, "", "NoSchedule") and taken:
             return
     yield "gpu", f"{at}.tolerations", f"lack {GPU}: nodes with GPUs refuse other pods"

@@ -1,7 +1,7 @@
 """What manifests must keep to beyond their schema: checked before anything is rendered, submitted or released.
 
 `check(documents)` judges each document by itself; `check_bundle(documents)` also judges an installation (documents with a
-Namespace among them) as a whole. What a RayJob or a RayCluster must be for KubeRay is `model.check`. As a command:
+Namespace or a NetworkPolicy among them) as a whole. What a RayJob or a RayCluster must be for KubeRay is `model.check`. The command is `orchestrate k8s check`, or
 
     kubectl kustomize k8s/overlays/dev-kind | python -m orchestrator.kubernetes.policy
 """
@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.kubernetes import access, bundle, hardening, podrules, traffic, wellformed
+from orchestrator.kubernetes import access, bundle, hardening, limits, podrules, traffic, wellformed
 from orchestrator.kubernetes.shapes import misfits
 from orchestrator.kubernetes.workloads import Json, name_of, workloads
 
+INSTALLED = ("Namespace", "NetworkPolicy")  # an installation has them; a job alone has not
 RAY = ("RayJob", "RayCluster")  # whose fields `model.check` judges
 
 
@@ -37,7 +38,12 @@ def check(documents: Iterable[Json]) -> list[Violation]:
     found = []
     for document in documents:
         told = [("schema", fault.path, fault.what) for fault in misfits(document) if document.get("kind") not in RAY]
-        told += [*wellformed.document(document), *access.document(document), *traffic.policy(document)]
+        told += [
+            *wellformed.document(document),
+            *limits.document(document),
+            *access.document(document),
+            *traffic.policy(document),
+        ]
         for work in workloads(document):
             told += [*wellformed.pod(work), *podrules.pod(work), *hardening.pod(work)]
         found += [Violation(rule, f"{name_of(document)} {at}".strip(), what) for rule, at, what in told]
@@ -47,7 +53,8 @@ def check(documents: Iterable[Json]) -> list[Violation]:
 def check_bundle(documents: Sequence[Json]) -> list[Violation]:
     """`check`, and, where a Namespace is among the documents, the rules of a whole installation."""
     found = check(documents)
-    if any(document.get("kind") == "Namespace" for document in documents):
+    found += [Violation(rule, at, what) for rule, at, what in bundle.jobs(documents)]
+    if any(document.get("kind") in INSTALLED for document in documents):
         found += [Violation(rule, at or "the installation", what) for rule, at, what in bundle.installation(documents)]
     return list(dict.fromkeys(found))
 

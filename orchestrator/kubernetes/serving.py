@@ -24,7 +24,7 @@ def check(documents: Sequence[Json], works: Sequence[Workload], space: str) -> F
         for at, container in work.containers:
             yield from _variables(work, at, container, named)
             if re.search(r"(^|/)postgres[:@]", str(container.get("image"))):
-                yield from _database(f"{name_of(work.document)} {at}", container, named)
+                yield from _database(work, f"{name_of(work.document)} {at}", container, named)
     settings = texts(named.get(("ConfigMap", "orchestrator"), {}).get("data"))
     for key in TOLD:
         if not settings.get(key):
@@ -33,7 +33,7 @@ def check(documents: Sequence[Json], works: Sequence[Workload], space: str) -> F
     if len(found) != 1:
         yield "tracking", "the installation", f"has {len(found)} MLflow servers, not one"
     for work, at, container in found:
-        yield from _server(work, f"{name_of(work.document)} {at}", container, named)
+        yield from _server(work, f"{name_of(work.document)} {at}", container, named, space)
     yield from _found(settings.get("MLFLOW_TRACKING_URI", "").partition("://")[2], named, space)
 
 
@@ -90,7 +90,7 @@ def _rollout(work: Workload, named: Named) -> Found:
         yield "files", f"{where} {work.at}.spec.securityContext.fsGroup", "is missing: the volume is root's"
 
 
-def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
+def _server(work: Workload, where: str, container: Json, named: Named, space: str) -> Found:
     words, known = _words(container), values(container, named)
     options = {
         word.partition("=")[0]: VARIABLE.sub(lambda found: known.get(found[1], ""), word.partition("=")[2])
@@ -105,9 +105,22 @@ def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
         yield "tracking", where, "does not listen on the pod's address: --host=0.0.0.0"
     if options.get("--port") not in {str(port.get("containerPort")) for port in maps(container.get("ports"))}:
         yield "tracking", where, f"listens on {options.get('--port')}, which is none of its ports"
+    given = {str(variable.get("name")): variable for variable in maps(container.get("env"))}
     for name in NEEDED:
-        if name not in known:
-            yield "tracking", where, f"lacks {name}"
+        if name not in known or dig(given.get(name, {}), "valueFrom.secretKeyRef").get("optional") is True:
+            yield "tracking", where, f"lacks {name}, or may lack it"
+    if mapping(work.document.get("spec")).get("replicas") == 0:
+        yield "tracking", where, "has no replica: nothing would be tracked"
+    for key in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = dig(container, f"{key}.httpGet")
+        if asked.get("path", "/health") not in ("/health", "/version"):
+            yield (
+                "probes",
+                f"{where}.{key}",
+                f"asks for {asked['path']}, which needs an account or is not there: /health",
+            )
+        if asked.get("scheme", "HTTP") != "HTTP":
+            yield "probes", f"{where}.{key}", "asks by HTTPS, which the server does not speak"
     yield from _hosts(options.get("--allowed-hosts", ""), where, named)
     for option in ("--backend-store-uri", "--artifacts-destination"):
         yield from _kept(options.get(option, ""), f"{where} {option}", work, container)
@@ -118,7 +131,7 @@ def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
                 yield "tracking", where, f"lacks {name}"
     host = known.get("PGHOST", "")
     if host.endswith(".svc"):
-        if ("Service", host.partition(".")[0]) not in named:
+        if ("Service", host.partition(".")[0]) not in named or host.split(".")[1:2] != [space]:
             yield "reference", where, f"PGHOST {host} is no Service here"
         ports = maps(dig(named.get(("Service", host.partition(".")[0]), {}), "spec").get("ports"))
         if known.get("PGPORT") not in {str(port.get("port")) for port in ports}:
@@ -129,14 +142,33 @@ def _server(work: Workload, where: str, container: Json, named: Named) -> Found:
                 yield "tracking", where, f"lacks {name}"
 
 
-def _database(where: str, container: Json, named: Named) -> Found:
+def _database(work: Workload, where: str, container: Json, named: Named) -> Found:
     known = values(container, named)
     for name in ("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"):
         if name not in known:
             yield "tracking", where, f"lacks {name}"
-    mounts = [str(mount.get("mountPath", "")).rstrip("/") + "/" for mount in maps(container.get("volumeMounts"))]
+    if known.get("POSTGRES_HOST_AUTH_METHOD", "scram-sha-256") != "scram-sha-256":
+        yield "tracking", where, "POSTGRES_HOST_AUTH_METHOD lets in whoever reaches it, or sends passwords badly"
+    if mapping(work.document.get("spec")).get("replicas", 1) not in (0, 1):
+        yield "tracking", where, "is more than one: each would have tables of its own"
+    claims = {
+        str(mapping(one.get("metadata")).get("name"))
+        for one in maps(dig(work.document, "spec").get("volumeClaimTemplates"))
+    }
+    claims |= {str(one.get("name")) for one in maps(work.spec.get("volumes")) if "persistentVolumeClaim" in one}
+    mounts = [
+        str(mount.get("mountPath", "")).rstrip("/") + "/"
+        for mount in maps(container.get("volumeMounts"))
+        if mount.get("name") in claims and mount.get("readOnly") is not True
+    ]
     if not any(known.get("PGDATA", "").startswith(mount) for mount in mounts):
-        yield "tracking", where, "PGDATA is no folder in a volume: data would go with the pod"
+        yield "tracking", where, "PGDATA is no folder in a volume that outlives the pod"
+    for other in named.values():
+        for key in ("PGUSER", "PGDATABASE") if other.get("kind") == "ConfigMap" else ():
+            told = texts(other.get("data")).get(key)
+            made = known.get("POSTGRES_USER" if key == "PGUSER" else "POSTGRES_DB")
+            if told is not None and made and told != made:
+                yield "reference", f"{name_of(other)} data.{key}", f"{told} is not what the database makes, {made}"
 
 
 def _hosts(allowed: str, where: str, named: Named) -> Found:
@@ -154,7 +186,7 @@ def _kept(place: str, where: str, work: Workload, container: Json) -> Found:
         yield "tracking", where, "is missing: data would go with the pod"
     path = place.partition("://")[2].removeprefix("/") if place.startswith("sqlite") else place
     if path.startswith("/") and _volume(path, work, container, "persistentVolumeClaim") is None:
-        yield "tracking", where, f"{path} is in no volume that outlives the pod"
+        yield "tracking", where, f"{path} is in no volume that can be written and outlives the pod"
 
 
 def _volume(path: str, work: Workload, container: Json, kind: str) -> Json | None:
@@ -163,6 +195,8 @@ def _volume(path: str, work: Workload, container: Json, kind: str) -> Json | Non
     for mount in maps(container.get("volumeMounts")):
         below = str(mount.get("mountPath", "")).rstrip("/") + "/"
         found = volumes.get(str(mount.get("name")), {})
+        if kind == "persistentVolumeClaim" and mount.get("readOnly") is True:
+            continue
         if path.startswith(below) and mapping(found.get(kind)):
             return mapping(found[kind])
     return None

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from orchestrator.kubernetes.workloads import MINE, Json, items, job_labels, mapping, maps, texts
 
 Found = Iterator[tuple[str, str, str]]  # rule, path, what
-METADATA = "169.254.169.254"  # hands out the node's credentials in most clouds
+METADATA = {4: "169.254.169.254", 6: "fd00:ec2::254"}  # hands out the node's credentials in most clouds, by IP version
+WIDE = {4: 16, 6: 48}  # bits of a network that may be let in
 DNS = 53
 OUTSIDE = "203.0.113.7"  # some address of the internet (RFC 5737)
 
@@ -166,6 +167,8 @@ def _rule(rule: Json, ends: str, at: str) -> Found:
     for number, peer in enumerate(maps(rule.get(ends))):
         place = f"{at}.{ends}[{number}]"
         if "ipBlock" in peer:
+            if {"podSelector", "namespaceSelector"} & set(peer):
+                yield "network", place, "is addresses and a selector at once: one of them"
             yield from _block(mapping(peer["ipBlock"]), ends, f"{place}.ipBlock")
             continue
         if wide(mapping(peer.get("podSelector"))):
@@ -176,18 +179,22 @@ def _rule(rule: Json, ends: str, at: str) -> Found:
 
 def _block(block: Json, ends: str, at: str) -> Found:
     try:
-        wide = ipaddress.ip_network(str(block.get("cidr"))).prefixlen == 0
-        meets = _inside(METADATA, block) if ":" not in str(block.get("cidr")) else False
+        found = ipaddress.ip_network(str(block.get("cidr")))
+        for other in map(ipaddress.ip_network, map(str, items(block.get("except")))):
+            if other.version != found.version or not other.subnet_of(found):  # type: ignore[arg-type]
+                yield "network", at, f"except: {other} is no part of {found}"
+        meets = _inside(METADATA[found.version], block)
     except ValueError as error:
         yield "network", at, str(error)
         return
-    if ends == "from" and wide:
-        yield "network", at, "lets the whole internet in"
+    if ends == "from" and found.prefixlen < WIDE[found.version]:
+        whom = "the whole internet" if found.prefixlen == 0 else f"every pod and host of {found}, whatever it is"
+        yield "network", at, f"lets {whom} in"
     if ends == "to" and meets:
-        yield "network", at, f"reaches {METADATA}, where clouds hand out the node's credentials"
+        yield "network", at, f"reaches {METADATA[found.version]}, where clouds hand out the node's credentials"
 
 
-def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: bool) -> Found:
+def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: bool, watched: bool = False) -> Found:
     """The traffic that an installation needs, and the traffic that it must not let through."""
     head, worker, submitter = (
         Peer(name, labels, namespace)
@@ -200,8 +207,9 @@ def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: 
     stranger = Peer(
         "a pod of another namespace", {"app.kubernetes.io/name": "mlflow", "ray.io/is-ray-node": "yes"}, "default"
     )
+    prometheus = Peer("Prometheus", {"app.kubernetes.io/name": "prometheus"}, "monitoring")
     dns = Peer("DNS", {"k8s-app": "kube-dns"}, "kube-system")
-    outside, metadata = Peer("the internet", address=OUTSIDE), Peer("the node's credentials", address=METADATA)
+    outside, metadata = Peer("the internet", address=OUTSIDE), Peer("the node's credentials", address=METADATA[4])
     ours = (head, worker, submitter, mlflow)
     needed = [
         (submitter, head, 8265),
@@ -214,6 +222,7 @@ def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: 
         (worker, mlflow, 5000),
         (head, outside, 6443),  # the API server, for the autoscaler
         *[(mlflow, postgres, 5432)] * database,
+        *[(prometheus, who, 8080) for who in (head, worker)] * watched,
         *[(who, outside, 443) for who in (head, worker, mlflow)] * storage,
     ]
     forbidden = [

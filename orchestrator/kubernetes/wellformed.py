@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from orchestrator.kubernetes.amounts import quantity
-from orchestrator.kubernetes.rules import LABEL_KEY, LABEL_VALUE
+from orchestrator.kubernetes.amounts import quantity, whole
+from orchestrator.kubernetes.raypods import LABEL_KEY, LABEL_VALUE, MADE
 from orchestrator.kubernetes.workloads import SERVING, Json, Workload, dig, items, mapping, maps, texts
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -39,12 +39,31 @@ def document(found: Json) -> Found:
         held = [*texts(found.get("data")).items(), *texts(found.get("binaryData")).items()]
         if sum(len(key) + len(value) for key, value in held) > MAX_CONFIG:
             yield "size", "data", "is more than 1 MiB"
+        for key in set(mapping(found.get("data"))) & set(mapping(found.get("binaryData"))):
+            yield "twice", f"data.{key}", "stands in binaryData, too"
+        for key, value in texts(found.get("data")).items() if kind == "ConfigMap" else ():
+            if key.endswith((".yaml", ".yml", ".json")) and (why := _unreadable(value)):
+                yield "syntax", f"data.{key}", f"is no YAML: {why}"
         for key, _ in held:
             if not CONFIG_KEY.fullmatch(key):
                 yield "name", f"data.{key}", "is no key"
     if kind in SERVING or kind == "Job":
         yield from _selector(found, kind)
     yield from _amounts(found, kind)
+
+
+def _unreadable(text: str) -> str:
+    """Why a text cannot be read as YAML (of which JSON is a part), "" where it can."""
+    import yaml
+
+    try:
+        for _ in yaml.safe_load_all(text):
+            pass
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (its line {mark.line + 1})" if mark else ""
+        return f"{getattr(error, 'problem', None) or 'it ends too early'}{where}"
+    return ""
 
 
 def _label(key: str, value: object, at: str) -> Found:
@@ -55,6 +74,11 @@ def _label(key: str, value: object, at: str) -> Found:
 
 
 def _selector(found: Json, kind: str) -> Found:
+    strategy = dig(found, "spec.strategy")
+    if strategy.get("type") == "Recreate" and strategy.get("rollingUpdate") is not None:
+        yield "rollout", "spec.strategy.rollingUpdate", "is for the type RollingUpdate alone"
+    if whole(mapping(found.get("spec")).get("replicas"), 0) < 0:
+        yield "amount", "spec.replicas", "must be at least 0"
     wanted = texts(dig(found, "spec.selector").get("matchLabels"))
     labels = texts(dig(found, "spec.template.metadata").get("labels"))
     if kind in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet") and not wanted:
@@ -111,7 +135,7 @@ def pod(work: Workload) -> Found:
 def _container(container: Json, volumes: Sequence[str], at: str) -> Found:
     mounts, env, ports = (maps(container.get(key)) for key in ("volumeMounts", "env", "ports"))
     for mount in mounts:
-        if mount.get("name") not in volumes and not at.endswith("autoscalerOptions"):
+        if mount.get("name") not in {*volumes, *MADE}:
             yield "mount", f"{at}.volumeMounts", f"{mount.get('name')} is no volume of the pod"
         if not str(mount.get("mountPath", "")).startswith("/"):
             yield "mount", f"{at}.volumeMounts", f"{mount.get('mountPath')!r} is no absolute path"
