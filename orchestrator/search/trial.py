@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import stdev
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ class Outcome:
     values: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"values": dict(self.values)}
+        return {**vars(self), "values": dict(self.values)}
 
 
 @dataclass(frozen=True)

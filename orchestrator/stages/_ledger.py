@@ -36,6 +36,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._began, self._before = time.monotonic(), 0.0
         self._at: dict[Key, float] = {}  # seconds into the search
+        self._lines: dict[Key, str] = {}  # of the file: it is written again for every team that ends
         self.known: dict[Key, Outcome] = {}
         self._resume()
 
@@ -54,6 +55,7 @@ class Ledger:
             self.known[key] = Outcome(**line["outcome"])
             self._at[key] = line.get("at_s", 0.0)
             self._reached(*key)
+            self._note(key)
         self._before = max(self._at.values(), default=0.0)
         self._scores = sum(outcome.score is not None for outcome in self.known.values())
         self._context.progress.say(f"the search goes on: {len(self.known)} scores are known")
@@ -77,19 +79,23 @@ class Ledger:
                 return
             self.known |= {segment.key: outcome for segment, outcome in fresh.items()}
             self._at |= dict.fromkeys((segment.key for segment in fresh), self.elapsed_s)
+            for segment in fresh:
+                self._note(segment.key)
             self._scores += sum(outcome.score is not None for outcome in fresh.values())
             self._save()
             for segment, outcome in fresh.items():
                 self._tell(segment, outcome)
             self._show(f"trial {max(segment.index for segment in fresh)}")
 
+    def _note(self, key: Key) -> None:
+        index, replicate, until = key
+        told = {"trial": index, "replicate": replicate, "until": until, "at_s": self._at[key]}
+        self._lines[key] = json.dumps({**told, "outcome": self.known[key].to_json()})
+
     def _save(self) -> None:
-        lines = [
-            {"trial": key[0], "replicate": key[1], "until": key[2], "at_s": self._at[key], "outcome": outcome.to_json()}
-            for key, outcome in sorted(self.known.items())
-        ]
+        lines = ",\n".join(self._lines[key] for key in sorted(self._lines))
         self._saved += 1
-        self._context.checkpoints.save(self._saved, {FILE: json.dumps(lines).encode()})
+        self._context.checkpoints.save(self._saved, {FILE: f"[{lines}]".encode()})
 
     def _tell(self, segment: Segment, outcome: Outcome) -> None:
         self._reached(*segment.key)
