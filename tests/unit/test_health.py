@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainers.data import Prepared
 from trainers.dataset import Arrays
 
 STEPS = 300
+FULL = os.environ.get("ORCHESTRATOR_PROOF") == "full"
 STRONG = {"optimizers": {"generator": {"lr": 1e-6}, "critic": {"lr": 5e-3}}}
 WILD = {"optimizers": {"generator": {"lr": 1e-1}, "critic": {"lr": 1e-1}}}
 
@@ -61,10 +63,10 @@ def test_healthy_trainings_of_every_variant_are_left_alone(variant: str, hacks: 
     facts = {"shape": data.shape.to_json()}
     if config.check({"variant": variant, "backbone": "mlp", "hacks": hacks}, facts):
         pytest.skip("does not fit the data or the hacks")
-    seeds = (0, 1, 2) if described.attributes["vectorizes"] else (0,)
+    seeds = ((0, 1, 2) if FULL else (0, 1)) if described.attributes["vectorizes"] else (0,)
     params = {"latent_dim": 2} if any(param.name == "latent_dim" for param in described.params) else {}
     members = [opened(data, seed, 1000, variant={variant: params}, hacks=hacks) for seed in seeds]
-    for until in (100, 200, 300, 500, 800, 1000):
+    for until in (100, 200, 300, 500, 800, 1000) if FULL else (100, 200, 300):
         if len(members) > 1:
             Cohort(members, pictures=False).run(until=until)
         while members[0].step < until:

@@ -7,6 +7,7 @@ decades, regions that diverge. What a point is worth is a formula, so that a sea
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -116,6 +117,7 @@ def cliff() -> tuple[Space, Worth]:
     return opened({**rates, **choices}), worth
 
 
+FULL = os.environ.get("ORCHESTRATOR_PROOF") == "full"
 SPACES = {"variants": variants, "branches": branches, "cliff": cliff}
 
 
@@ -159,10 +161,10 @@ def test_optuna_beats_chance_at_an_equal_budget(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [48, 60])
+@pytest.mark.parametrize("count", [48, 60] if FULL else [48])
 @pytest.mark.parametrize("name", SPACES)
 def test_optuna_beats_chance_with_other_seeds_and_budgets(name: str, count: int) -> None:
-    learned, by_chance = compare(name, range(1000, 1020), count)
+    learned, by_chance = compare(name, range(1000, 1020 if FULL else 1010), count)
     assert learned < by_chance
 
 
