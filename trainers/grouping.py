@@ -49,14 +49,19 @@ def groups(configs: Sequence[TrainConfig], largest: int = LARGEST) -> Grouping:
 def obstacle(config: TrainConfig) -> str | None:
     """Why a configuration can be trained with no other; None where it can."""
     named = [("variants", config.variant), *(("hacks", hack) for hack in config.hacks)]
-    owns = "owns_networks" in offered(plugins.describe("variants", config.variant.name), config.variant.params)
-    if not owns:
+    offers = offered(plugins.describe("variants", config.variant.name), config.variant.params)
+    if "owns_networks" not in offers:
         named += [("backbones", one) for one in (config.generator, config.critic)]
     for kind, one in named:
         attributes = plugins.describe(kind, one.name).attributes
         if not attributes.get("vectorizes"):
             why = f": {attributes['alone']}" if attributes.get("alone") else ""
             return f"{kind[:-1]} {one.name} cannot be trained as a population{why}"
+    if "critic" in offers and "owns_networks" not in offers:
+        side, one = ("decoder", config.generator) if "latent_critic" in offers else ("critic", config.critic)
+        if "batch_norm" in offered(plugins.describe("backbones", one.name), one.params):
+            # it takes away any shift of what it is shown, so that rounding alone moves the last bias of what made that
+            return f"batch normalisation in the {side} lets rounding grow: a member would not equal itself alone"
     if config.settings.precision == "bf16":
         return "precision bf16 is for large networks, which a population does not help"
     if config.settings.microbatch is not None:
