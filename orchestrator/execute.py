@@ -36,11 +36,13 @@ from orchestrator.runs import Run, StageRecord
 from orchestrator.signals import Stop
 from orchestrator.stage_runs import StageRuns
 from orchestrator.steps import Step, complaints
-from orchestrator.tracking import NullTracker, RunTracker, Tracker
+from orchestrator.tracking import NullTracker, RunTracker, Synced, Tracker, send_left
 from orchestrator.trouble import Troubles, recognised
 
 REWALKS = 3  # how often damage found in an input sends the run back to the stage that made it
 TICK_S = 0.2
+LEAVE_S = 6.0  # what an outage of the storage may cost, where MLflow has one too
+FORWARD_S = 20.0  # for what earlier runs could not tell MLflow
 
 
 @dataclass(frozen=True)
@@ -285,9 +287,24 @@ class Execution:
             self.tracker.artifact("report.html", Path(run.report))
         statuses = {"succeeded": "FINISHED", "interrupted": "KILLED", "cancelled": "KILLED"}
         self.tracker.end(statuses.get(self.record.status, "FAILED"))
-        if left := self.tracker.close(3.0 if self._stopping() else 8.0):
-            self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync` sends them")
+        left = self.tracker.close(3.0 if self._stopping() else 8.0)
         self.record.mlflow_run = self.tracker.mlflow_run
+        if left:
+            self._leave_untold(left)
+        elif self.record.mlflow_run and not self._stopping():
+            sent = Synced()
+            send_left(self.store.files, sent, within_s=FORWARD_S)
+            if sent.sent:
+                self._say("", f"MLflow was told {sent.sent} records that earlier runs had left")
+
+    def _leave_untold(self, left: int) -> None:
+        where = "" if self.store.files.local else f" --storage {self.store.url}"
+        self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync{where}` sends them")
+        try:
+            with self.store.files.brief(LEAVE_S):
+                self.tracker.leave(self.store.files)
+        except (OrchestratorError, OSError) as error:
+            self._say("", f"they wait on this machine alone, not in the storage: {failures.one_line(error)}")
 
     # --- one step ----------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class Spool:
         self._sent = directory / f"{name}.sent"
         self._files = directory / f"{name}.files"
         self._lock_path = directory / f"{name}.lock"
+        self._aside = directory / f"{name}.unsendable"
         self._mutex = threading.Lock()
         self._out: IO[bytes] | None = None
         self._torn = False  # the file ends in half a line
@@ -74,6 +75,10 @@ class Spool:
 
     def file(self, relative: str) -> Path:
         return self._files / relative
+
+    def kept(self) -> list[str]:
+        """The files that wait, as `keep` named them, sorted."""
+        return sorted(str(path.relative_to(self._files)) for path in self._files.glob("*/*"))
 
     def forget(self, relative: str) -> None:
         """Remove a kept file that has been delivered."""
@@ -154,7 +159,12 @@ class Spool:
         """Keep what can be sent nowhere, for a human, under a name that `spools` passes over. The caller holds it."""
         self.close()
         if self.path.exists():
-            os.replace(self.path, self.path.with_suffix(".unsendable"))
+            os.replace(self.path, self._aside)
+
+    @property
+    def unsendable(self) -> bool:
+        """Whether it was set aside."""
+        return self._aside.exists()
 
     def close(self) -> None:
         with self._mutex:

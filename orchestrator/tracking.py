@@ -15,12 +15,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import latecomers, registry
+from orchestrator import latecomers, registry, untold
+from orchestrator.errors import OrchestratorError
+from orchestrator.files import Files, open_files
 from orchestrator.sender import Delivery, Sender, drain
 from orchestrator.spool import Spool, spools
 
@@ -230,6 +232,11 @@ class RunTracker(Branch):
         """MLflow's id of this run, "" as long as MLflow has not been told of it."""
         return self._writer.sender.id_of(self.key)
 
+    def leave(self, files: Files) -> None:
+        """After `close`: what waits goes to a remote storage, from where any machine's `sync` sends it. Raises Unavailable."""
+        if files.local is None and not self._writer.idle:
+            untold.leave(files, self._writer.spool)
+
     def close(self, timeout_s: float = CLOSE_S) -> int:
         """Send what is left, for at most `timeout_s`; returns how many entries wait for `sync`."""
         if self._writer.idle:
@@ -260,6 +267,8 @@ class NullTracker:
 
     def close(self, timeout_s: float = CLOSE_S) -> int:
         return 0
+
+    def leave(self, files: Files) -> None: ...
 
 
 @dataclass
@@ -305,9 +314,32 @@ def sync(
         except OSError as error:
             counts.errors.append(f"{spool.path}: {error}")
             counts.left += 1
+    if registry.local_root(storage) is None:
+        send_left(open_files(storage), counts, given, away, progress)
     late = latecomers.remove(storage, away)
     counts.removed, counts.notes = late.runs + late.versions, late.notes
     return counts
+
+
+def send_left(
+    files: Files,
+    counts: Synced,
+    given: str | None = None,
+    away: set[str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, sent, total: None,
+    within_s: float = float("inf"),
+) -> None:
+    """Send what runs on other machines left in a remote storage, into `counts`; begins with none after `within_s`."""
+    away = set[str]() if away is None else away
+    deadline = time.monotonic() + within_s
+    try:
+        for name in untold.names(files):
+            if time.monotonic() < deadline:
+                with suppress(FileNotFoundError), untold.borrowed(files, name) as spool:
+                    _sync(spool, given, counts, away, progress)
+    except (OrchestratorError, OSError) as error:
+        counts.errors.append(str(error))
+        counts.left += 1
 
 
 def _sync(

@@ -121,13 +121,13 @@ def attempt(store: ArtifactStore, job: str, work: Callable[[], int], say: Callab
 
     A finished run has stored its verdict itself, before it let go of the pipeline (`execute.Options.verdict`).
     """
-    before = read(store, job)
-    if before is not None and before.final:
-        say(f"{before}; nothing is left to do" + (f": {before.message}" if before.message else ""))
-        return before.exit_code
-    if before is not None:
-        say(f"goes on after an attempt that ended with exit {before.exit_code} ({before.status})")
     try:
+        before = read(store, job)
+        if before is not None and before.final:
+            say(f"{before}; nothing is left to do" + (f": {before.message}" if before.message else ""))
+            return before.exit_code
+        if before is not None:
+            say(f"goes on after an attempt that ended with exit {before.exit_code} ({before.status})")
         return work()
     except BaseException as error:
         _keep(store, of_error(job, error), say)

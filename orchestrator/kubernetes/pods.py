@@ -124,7 +124,11 @@ def submitter(setting: Setting) -> Json:
         "name": "ray-job-submitter",
         "image": setting.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": "HOME", "value": HOME}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
+        "env": [
+            {"name": "HOME", "value": HOME},
+            {"name": "PYTHONUNBUFFERED", "value": "1"},  # its output is a pipe: the log would come at the end
+            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        ],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
         "securityContext": SECURITY,
         "volumeMounts": [{"name": name, "mountPath": path} for name, (path, _) in SCRATCH.items()],

@@ -1,7 +1,7 @@
 """`python -m orchestrator.kubernetes.stop`: ask the runs in this pod to save, and wait until they have.
 
-The first process of a Ray pod is a shell, which passes no signal on: without this (the head's `preStop`) a run would hear
-nothing before it is killed. Kubernetes counts the time as part of the pod's grace.
+The first process of a Ray pod is `ray start`, which ends Ray and tells a run nothing: without this (the head's `preStop`) a
+run would be killed without having saved. Kubernetes counts the time as part of the pod's grace.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ SITE = [Path(one).resolve() for one in os.environ.get("PYTHONPATH", "").split(os
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SYSTEM = ("bin", "lib", "lib64", "sbin", "usr")
 SETTINGS = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "ssl")  # of the machine, below /etc
+SPACES = ("--mount", "--pid", "--ipc", "--uts", "--net", "--fork")
 PROBLEM = next(
     (
         what
@@ -40,6 +41,8 @@ PROBLEM = next(
             ("needs root, for namespaces", os.geteuid() != 0),
             ("needs ip (iproute2), unshare, nsenter and setpriv (util-linux)",
              not all(map(shutil.which, ("ip", "unshare", "nsenter", "setpriv", "chroot")))),
+            ("may not make namespaces here",
+             shutil.which("unshare") is None or subprocess.run(["unshare", *SPACES, "true"], check=False).returncode != 0),
         )
         if lacks
     ),
