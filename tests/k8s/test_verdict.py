@@ -15,7 +15,7 @@ import pytest
 from orchestrator import collection, inspection, runs, verdicts
 from orchestrator.artifacts import ArtifactStore
 from orchestrator.cli import invoke
-from orchestrator.errors import BadInput, Busy, Diverged, OrchestratorError
+from orchestrator.errors import BadInput, Busy, Diverged, OrchestratorError, Unavailable
 from orchestrator.log import Log
 from orchestrator.reach import Wish
 from orchestrator.verdicts import Verdict
@@ -234,6 +234,20 @@ def test_a_final_verdict_is_never_replaced(tmp_path: Path) -> None:
     for late in (Verdict(JOB, 6, "failed", False), Verdict(JOB, 0, "succeeded", True)):
         assert verdicts.write(one, late) == first
     assert verdicts.read(one, JOB) == first
+
+
+def test_a_storage_that_refuses_is_told_as_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong keys, say: no verdict can be stored, so the log has to tell it to whoever follows."""
+    one, told = store(tmp_path), list[str]()
+
+    def refused(path: str) -> bytes:
+        raise Unavailable(f"cannot read {path}: Forbidden")
+
+    monkeypatch.setattr(one.files, "read", refused)
+    with pytest.raises(Unavailable, match="Forbidden"):
+        verdicts.attempt(one, JOB, lambda: 0, told.append)
+    assert len(told) == 1
+    assert told[0].startswith(f"verdict {JOB}: exit 4, failed, not final; it could not be stored: ")
 
 
 def test_what_is_final() -> None:
