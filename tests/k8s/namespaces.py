@@ -3,6 +3,8 @@
 A switch (a bridge in a namespace of its own) stands for the cluster's network, one more namespace for what is outside of
 it (the S3 server). A pod has uid 1000, no capability, no way to get one, and a root that cannot be written; its emptyDirs
 are tmpfs, its ConfigMap is a read-only file. What KubeRay's operator adds (commands, token, addresses) is added here.
+
+Programs are this machine's and its environment's; with ORCHESTRATOR_IMAGE_ROOT, an unpacked image of `k8s/Containerfile`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 PYTHON = Path(os.path.realpath(sys.executable)).parents[1]
 SITE = [Path(one).resolve() for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]  # as this process has
+IMAGE = os.environ.get("ORCHESTRATOR_IMAGE_ROOT", "")
+BIN = "/opt/venv/bin" if IMAGE else f"{VENV}/bin"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SYSTEM = ("bin", "lib", "lib64", "sbin", "usr")
 SETTINGS = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "ssl")  # of the machine, below /etc
@@ -156,15 +160,33 @@ def drop() -> list[str]:
 
 def environment(container: Json) -> dict[str, str]:
     """The container's variables, and the image's own."""
-    path = f"{VENV}/bin:/usr/local/bin:/usr/bin:/bin"
+    code = os.pathsep.join([str(ROOT), *(f"/opt/site{n}" for n, _ in enumerate(SITE))])
     given = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
     return {
-        "PATH": path,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *(f"/opt/site{n}" for n, _ in enumerate(SITE))]),
+        "PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin",
+        **({} if IMAGE else {"PYTHONPATH": code}),
         "LANG": "C.UTF-8",
         "HOME": "/home/ray",
         **given,
     }
+
+
+def programs() -> list[str]:
+    """Shell commands that put what runs into the root that is the working directory."""
+    steps = []
+    for one in (*SYSTEM, *(["opt"] if IMAGE else [])):
+        place = Path(f"{IMAGE}/{one}")
+        if place.is_symlink():
+            steps.append(f"ln -s {os.readlink(place)} {one}")
+        else:
+            steps.append(f"mkdir -p {one} && mount --rbind {place} {one} && mount -o remount,bind,ro {one}")
+    if IMAGE:
+        return steps
+    for number, path in enumerate(SITE):  # elsewhere: /tmp, say, is the pod's own
+        steps.append(f"mkdir -p opt/site{number} && mount --bind {path} opt/site{number}")
+    for path in (ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])):
+        steps.append(f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}")
+    return steps
 
 
 def run(
@@ -188,15 +210,7 @@ def run(
     volumes = {one["name"]: one for one in spec["volumes"]}
     mounts = sorted(container["volumeMounts"], key=lambda one: len(one["mountPath"]))
     steps = ["set -e", f"mount -t tmpfs -o mode=755 tmpfs {root}", f"cd {root}"]
-    for one in SYSTEM:
-        if Path("/", one).is_symlink():
-            steps.append(f"ln -s {os.readlink(Path('/', one))} {one}")
-        else:
-            steps.append(f"mkdir -p {one} && mount --rbind /{one} {one} && mount -o remount,bind,ro {one}")
-    for number, path in enumerate(SITE):  # elsewhere: /tmp, say, is the pod's own
-        steps.append(f"mkdir -p opt/site{number} && mount --bind {path} opt/site{number}")
-    for path in (ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])):
-        steps.append(f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}")
+    steps += programs()
     steps += [
         "mkdir -p proc dev sys",
         "mount -t proc proc proc",
@@ -205,7 +219,7 @@ def run(
     ]
     steps += [f"touch dev/{one} && mount --bind /dev/{one} dev/{one}" for one in DEVICES]
     steps += ["ln -s /proc/self/fd dev/fd", "mkdir etc && mount -t tmpfs -o mode=755 tmpfs etc"]
-    steps += [f"cp -r /etc/{one} etc/{one}" for one in SETTINGS if Path("/etc", one).exists()]
+    steps += [f"cp -r {IMAGE}/etc/{one} etc/{one}" for one in SETTINGS if Path(f"{IMAGE}/etc", one).exists()]
     steps.append(f"cp {names} etc/hosts && chmod 644 etc/hosts")
     for mount in mounts:
         volume, path = volumes[mount["name"]], mount["mountPath"]
