@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Protocol
@@ -46,6 +46,14 @@ class Domain(ABC):
     def listed(self) -> list[tuple[Any, Places]] | None:
         """Every value with its places in the YAML, or None where there is no end of them."""
         return None
+
+    def places(self, value: Any) -> Places:
+        """Where a value of a structural domain stands in the YAML."""
+        return ()
+
+    def answers(self, name: str) -> Iterator[tuple[tuple[str, int], Path]]:
+        """For each listed value (item) of a structural domain: the answer by which a chooser takes it, and its place."""
+        yield from ()
 
     def probes(self) -> list[tuple[Any, Path]]:
         """Values whose validity stands for all, with their places."""
@@ -86,11 +94,15 @@ class Choice(Domain):
     def listed(self) -> list[tuple[Any, Places]]:
         return [(value, (("choice", i),)) for i, value in enumerate(self.values)]
 
+    def places(self, value: Any) -> Places:
+        return (("choice", _index(self.values, value)),)
+
+    def answers(self, name: str) -> Iterator[tuple[tuple[str, int], Path]]:
+        yield from (((name, i), ("choice", i)) for i in range(len(self.values)))
+
     def recall(self, name: str, value: Any) -> Answers | None:
-        alike = [
-            i for i, one in enumerate(self.values) if one == value and isinstance(one, bool) == isinstance(value, bool)
-        ]
-        return {name: alike[0]} if alike else None
+        at = _index(self.values, value)
+        return None if at < 0 else {name: at}
 
     def moved(self, value: Any, factor: float) -> Any:
         at = self.values.index(value) + (1 if factor > 1 else -1)
@@ -137,6 +149,12 @@ class Subsets(Domain):
             return None
         chosen = (one for size in sizes for one in itertools.combinations(range(len(self.items)), size))
         return [([self.items[i] for i in one], tuple((*self.place, i) for i in one)) for one in chosen]
+
+    def places(self, value: Any) -> Places:
+        return tuple((*self.place, i) for i, item in enumerate(self.items) if item in value)
+
+    def answers(self, name: str) -> Iterator[tuple[tuple[str, int], Path]]:
+        yield from (((f"{name}[{i}]", 1), (*self.place, i)) for i in range(len(self.items)))
 
     def recall(self, name: str, value: Any) -> Answers | None:
         if not isinstance(value, list) or not self.least <= len(value) <= self.most:
@@ -285,6 +303,11 @@ class Conditional(Domain):
                 return ("conditional", "cases", key), domain
         return None
 
+    def answers(self, name: str) -> Iterator[tuple[tuple[str, int], Path]]:
+        for key, domain in self.cases.items():
+            for answer, place in domain.answers(f"{name}?{key}"):
+                yield answer, ("conditional", "cases", key, *place)
+
     def pick(self, chooser: Chooser, name: str) -> Any:
         raise TypeError("a conditional is resolved before it is picked from")
 
@@ -307,6 +330,12 @@ def names_in(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for item in value for name in names_in(item)]
     return [{True: "true", False: "false", None: "null"}.get(value, str(value)) if _is_word(value) else str(value)]
+
+
+def _index(values: Sequence[Any], value: Any) -> int:
+    """Where a value stands, true and 1 told apart; -1 where it is none of them."""
+    alike = (i for i, one in enumerate(values) if one == value and isinstance(one, bool) == isinstance(value, bool))
+    return next(alike, -1)
 
 
 def _is_number(value: Any) -> bool:

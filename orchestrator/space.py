@@ -15,24 +15,27 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from statistics import NormalDist
 from typing import Any
 
 from orchestrator.distributions import read_domain
 from orchestrator.domains import Answers, Chooser, Conditional, Domain, Normal, Path, Places, Subsets, names_in
-from trainers.plugins import Fault
+from trainers.plugins import Fault, suggest
 
 Point = dict[str, Any]  # dotted path -> value
 User = dict[str, Any]  # a train configuration as the user writes it
 Assign = Callable[[Mapping[str, Any], str, Any], User]
 Check = Callable[[Mapping[str, Any]], Sequence[Fault]]
+Plays = Callable[[Any, str], bool]
 Placed = tuple[Point, tuple[tuple[str, Path], ...]]  # a point, and where in the space its values stand
 Checked = tuple[Point, tuple[tuple[str, Path], ...], tuple[Fault, ...]]  # and what is wrong with it
 
 MOST_COMBINATIONS = 256  # checked one by one when planning; of more, as many are drawn
+FORCED = 32  # more that are drawn with a listed value which none of those drawn makes valid
 MOST_TRIES = 1000  # draws for one trial, before the space counts as exhausted
 MOST_OUTSIDE = 0.95  # of a normal distribution, that the parameter refuses and that is drawn again
 FARTHEST_SD = 4.75  # standard deviations beyond which nothing is drawn
@@ -63,6 +66,24 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Bent:
+    """A `Chooser` that gives one category away and leaves the rest to another one."""
+
+    chooser: Draw
+    name: str
+    index: int
+
+    def category(self, name: str, count: int) -> int:
+        return self.index if name == self.name else self.chooser.category(name, count)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        return self.chooser.integer(name, low, high)
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self.chooser.real(name, low, high, log=log)
+
+
+@dataclass(frozen=True)
 class Examination:
     """What planning found: mistakes (paths under `with`), and the size of the space in words."""
 
@@ -75,13 +96,14 @@ class Examination:
 class Space:
     """The dimensions in the order in which they are chosen, over the trial's fixed values.
 
-    `assign(user, path, value)` and `check(user)` are those of the train configuration.
+    `assign(user, path, value)`, `check(user)` and `plays(variant, role)` are those of the train configuration.
     """
 
     trial: User
     dimensions: Mapping[str, Domain]
     assign: Assign = field(repr=False)
     check: Check = field(repr=False)
+    plays: Plays = field(repr=False, default=lambda variant, role: True)
     _judged: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def apply(self, point: Mapping[str, Any]) -> User:
@@ -183,8 +205,10 @@ class Space:
         return domain.beside(self.trial.get(path) or (), point[path]) if isinstance(domain, Subsets) else point[path]
 
     def _is_effective(self, path: str, point: Mapping[str, Any]) -> bool:
-        """Whether the plugin that the path goes through is chosen."""
+        """Whether the plugin that the path goes through is chosen, and whether the variant has the optimizer's role."""
         key, *rest = path.split(".")
+        if key == "optimizers" and rest:
+            return self.plays(self._value("variant", point), rest[0])
         if key not in PLUGIN_KEYS or not rest:
             return True
         chosen = self._value(key, point)
@@ -205,7 +229,7 @@ class Space:
                 return
             path = paths[i]
             found = self._domain(path, point)
-            values = found[1].listed() if found and (found[1].structural or not structural_only) else None
+            values = found[1].listed() if found and (not structural_only or self._is_listed(path, found[1])) else None
             if found is None or values is None:
                 yield from walk(i + 1, point, places)
                 return
@@ -218,46 +242,103 @@ class Space:
     # --- examination when planning --------------------------------------------------------------------------------
 
     def examine(self) -> Examination:
-        """Every mistake: a value that is wrong wherever it stands. Combinations that do not fit are pruned and counted."""
+        """Every mistake: a value that is wrong wherever it stands. Combinations that do not fit are pruned and counted.
+
+        Of too many combinations some are drawn, and for each listed value that none of them makes valid some more.
+        """
         combinations = list(islice(self._walk(structural_only=True), MOST_COMBINATIONS + 1))
         whole = len(combinations) <= MOST_COMBINATIONS
+        found = self._checked(combinations if whole else (self._drawn(Draw(0, (k,))) for k in range(MOST_COMBINATIONS)))
+        count, valid = len(found), sum(not faults for _, _, faults in found)
         if not whole:
-            combinations = [(self.point(Draw(0, (k,))), ()) for k in range(MOST_COMBINATIONS)]
-        found = [(point, places, tuple(self.check(self.apply(point)))) for point, places in combinations]
+            found += self._checked(self._sought(found))
         good = [point for point, _, faults in found if not faults]
         if not good:
-            return Examination(tuple(self._hopeless(found)))
-        faults = self._dead(found) if whole else []
-        cuts: list[str] = []
-        faults += self._ends(good, cuts) if whole else []
-        return Examination(tuple(faults), (*self._notes(found, good, whole), *dict.fromkeys(cuts)), tuple(good))
+            return Examination(tuple(self._hopeless(found, whole)))
+        cuts = [] if whole else self._unmet(found)
+        faults = self._dead(found, whole) + self._ends(good, cuts, whole)
+        return Examination(tuple(faults), (self._note(count, valid, whole), *dict.fromkeys(cuts)), tuple(good))
 
-    def _hopeless(self, found: Sequence[Checked]) -> list[Fault]:
+    def _checked(self, combinations: Iterable[Placed]) -> list[Checked]:
+        return [(point, places, tuple(self.check(self.apply(point)))) for point, places in combinations]
+
+    def _is_listed(self, path: str, domain: Domain) -> bool:
+        """Whether planning goes through a dimension's values: those that are checked one by one, or that decide others."""
+        return domain.structural or any(path in one for one in self._decisive)
+
+    @cached_property
+    def _decisive(self) -> list[list[str]]:
+        """For each conditional dimension those that its condition is about."""
+        conditionals = (one for one in self.dimensions.values() if isinstance(one, Conditional))
+        return [_needs(one.on, self.dimensions) for one in conditionals]
+
+    def _drawn(self, chooser: Chooser) -> Placed:
+        """A combination by anyone's choices, and where its values stand."""
+        point: Point = {}
+        places: list[tuple[str, Path]] = []
+        for path in self.dimensions:
+            found = self._domain(path, point)
+            if found is not None and self._is_listed(path, found[1]):
+                point[path] = found[1].pick(chooser, _asked(path, found[0]))
+                places += [(path, (*found[0], *place)) for place in found[1].places(point[path])]
+        return point, tuple(places)
+
+    def _sought(self, found: Sequence[Checked]) -> Iterator[Placed]:
+        """Combinations with the listed values that no valid one of those found holds."""
+        alive = {place for _, places, faults in found if not faults for place in places}
+        for path, domain in self.dimensions.items():
+            for (answer, index), place in domain.answers(path):
+                if (path, place) not in alive:
+                    yield from (self._drawn(Bent(Draw(1, (k,)), answer, index)) for k in range(FORCED))
+
+    def _unmet(self, found: Sequence[Checked]) -> list[str]:
+        """A line for each listed value that is in no valid combination of those drawn."""
+        alive = {place for _, places, faults in found if not faults for place in places}
+        drawn = dict.fromkeys(place for _, places, _ in found for place in places if place not in alive)
+        lines = []
+        for path, place in drawn:
+            point = next(point for point, places, _ in found if (path, place) in places)
+            domain = (self._domain(path, point) or ((), self.dimensions[path]))[1]
+            items = domain.items if isinstance(domain, Subsets) else [value for value, _ in domain.listed() or ()]
+            name = " ".join(names_in(items[int(place[-1])]))
+            lines.append(f"space: no valid combination was drawn in which `{path}` has {name}")
+        return lines
+
+    def _hopeless(self, found: Sequence[Checked], whole: bool) -> list[Fault]:
         """No combination is valid: what the trial has wrong in all of them, else the values that are wrong, else the first."""
         first = found[0][2]
         common = [fault for fault in first if all(fault in faults for _, _, faults in found)]
         if fixed := [one for one in map(self._placed, common) if one.path[0] == "trial"]:
             return fixed
-        return self._dead(found) or [self._placed(fault) for fault in first[:1]]
+        return self._dead(found, whole) or [self._placed(fault) for fault in first[:1]]
 
     def _placed(self, fault: Fault) -> Fault:
         """A fault of the trial's configuration at its place under `with`."""
         under = [path for path in self.dimensions if fault.path[: path.count(".") + 1] == tuple(path.split("."))]
+        if not under and _at(self.trial, ".".join(map(str, fault.path))) is None:
+            under = [path for path in self.dimensions if _is_path(fault, path)]
         place: Path = ("space", max(under, key=len)) if under else ("trial", *fault.path)
         return Fault(place, fault.id, fault.what, fault.why, fault.hint)
 
-    def _dead(self, found: Sequence[Checked]) -> list[Fault]:
-        """Listed values that no valid combination holds."""
-        alive = {place for _, places, faults in found if not faults for place in places}
-        dead: dict[tuple[str, Path], Fault] = {}
+    def _dead(self, found: Sequence[Checked], whole: bool) -> list[Fault]:
+        """Listed values that no valid combination holds; of those drawn: that are wrong whatever stands beside."""
+        held: dict[tuple[str, Path], list[tuple[Fault, ...]]] = {}
         for _, places, faults in found:
-            for path, place in places:
-                if faults and (path, place) not in alive and (path, place) not in dead:
-                    own = [fault for fault in faults if fault.path[:1] == (path.split(".")[0],)]
-                    if own or alive:  # where nothing is valid, another value's mistake is told there alone
-                        fault = (own or list(faults))[0]
-                        dead[path, place] = Fault(("space", path, *place), fault.id, fault.what, fault.why, fault.hint)
-        return list(dead.values())
+            for one in places:
+                held.setdefault(one, []).append(faults)
+        alive = any(not faults for _, _, faults in found)
+        dead: list[Fault] = []
+        for (path, place), told in held.items():
+            if not all(told):
+                continue
+            common = [one for one in told[0] if whole or all(_told(one, other) for other in told)]
+            own = [fault for fault in common if fault.path[:1] == (path.split(".")[0],)]
+            if own or (alive and common):  # where nothing is valid, another value's mistake is told there alone
+                fault = (own or common)[0]
+                at = ("space", path, *(() if _is_path(fault, path) else place))
+                if all(at != one.path for one in dead):  # a path that is wrong is told once
+                    dead.append(Fault(at, fault.id, fault.what, fault.why, fault.hint))
+        return dead
 
     def _outside(self, path: str, domain: Normal, point: Point) -> float:
         """The share of a normal distribution that the parameter refuses beside a point's other values."""
@@ -276,62 +357,112 @@ class Space:
             outside += 1 - NormalDist().cdf(abs(bad - domain.mean) / domain.sd)
         return outside
 
-    def _ends(self, good: Sequence[Point], cuts: list[str]) -> list[Fault]:
+    def _ends(self, good: Sequence[Point], cuts: list[str], whole: bool) -> list[Fault]:
         """Ends of ranges that the parameter itself refuses, and dimensions that no valid combination uses.
 
         `cuts` gets a line for each normal distribution that the parameter's range cuts.
         """
         faults: list[Fault] = []
-        for path, domain in self.dimensions.items():
+        for path in self.dimensions:
             seen: set[Path] = set()
             for point in good:
                 found = self._domain(path, point)
                 if found is None or found[0] in seen:
                     continue
-                if not found[1].structural:
-                    faults += self._refused(path, found, point)
-                if isinstance(found[1], Normal) and not faults and (share := self._outside(path, found[1], point)):
+                refused = [] if found[1].structural else self._refused(path, found, point)
+                if isinstance(found[1], Normal) and not refused and (share := self._outside(path, found[1], point)):
                     what = f"{share:.0%} of the normal distribution of `{path}`"
                     if share > MOST_OUTSIDE:
                         place = ("space", path, *found[0], "normal")
-                        faults.append(
+                        refused.append(
                             Fault(place, "out-of-range", f"{what} is refused by the parameter", "", "move its mean")
                         )
                     cuts.append(f"space: {what} is outside of what the parameter accepts, and is cut off")
+                faults += refused
                 seen.add(found[0])
-            if not seen:
-                why = "no valid combination chooses what it belongs to" if "." in path else ""
-                faults.append(Fault(("space", path), "no-effect", f"`{path}` would never do anything", why))
-            elif isinstance(domain, Conditional):
-                unused = [key for key in domain.cases if ("conditional", "cases", key) not in seen]
-                faults += [
-                    Fault(("space", path, "conditional", "cases", key), "no-effect", f"`{domain.on}` is never '{key}'")
-                    for key in unused
-                ]
+            faults += self._idle(path, seen, whole)
         return faults
 
+    def _idle(self, path: str, seen: Collection[Path], whole: bool) -> list[Fault]:
+        """What of a dimension would never do anything; of combinations drawn: what no other one can change."""
+        domain, why, hint = self.dimensions[path], "", ""
+        cases = list(domain.cases) if isinstance(domain, Conditional) else []
+        names = self._names(domain.on) if isinstance(domain, Conditional) else None
+        never = [key for key in cases if ("conditional", "cases", key) not in seen]
+        never = never if whole else [key for key in never if names is not None and key not in names]
+        key, *rest = path.split(".")
+        if key in PLUGIN_KEYS and rest:
+            name = rest[1] if rest[0] in SIDES and len(rest) > 1 else rest[0]
+            chosen = self._names(key) or []
+            if name not in chosen:
+                whole, why, hint = True, f"{key} is never {name}", suggest(name, chosen)
+                near = f"{hint} else " if hint.startswith("did") else ""
+                hint = f"{near}list {name} in the space, or set it under `trial`"
+        elif key == "optimizers" and rest:
+            variants = self._names("variant")
+            if variants is not None and not any(self.plays(one, rest[0]) for one in (variants or (None,))):
+                whole, why = True, f"no variant of the search has the role {rest[0]}"
+        if seen or not (whole or (cases and len(never) == len(cases))):
+            return [
+                Fault(
+                    ("space", path, "conditional", "cases", case),
+                    "no-effect",
+                    f"`{domain.on}` is never '{case}'",  # type: ignore[attr-defined]
+                    "",
+                    suggest(case, names or ()),
+                )
+                for case in never
+            ]
+        if cases and not why:
+            why = f"`{domain.on}` is never {' or '.join(map(repr, cases))}"  # type: ignore[attr-defined]
+            hint = next((found for case in cases if (found := suggest(case, names or ()))), "")
+        what = f"`{path}` would never do anything"
+        return [
+            Fault(("space", path), "no-effect", what, why or "no valid combination chooses what it belongs to", hint)
+        ]
+
+    def _names(self, path: str) -> list[str] | None:
+        """What may stand at a path, as cases are called; None where there is no end of it."""
+        parts = [one for one in _needs(path, self.dimensions) if one != path]
+        if parts:
+            return None
+        found = names_in(_at(self.trial, path)) if _at(self.trial, path) is not None else []
+        sides = [f"{path}.{side}" for side in SIDES] if path == "backbone" else []
+        if sides and found and set(found) <= set(SIDES):
+            found = [name for side in sides for name in names_in(_at(self.trial, side) or [])]
+        for one in (path, *sides):
+            domain = self.dimensions.get(one)
+            for inner in domain.cases.values() if isinstance(domain, Conditional) else [domain] if domain else []:
+                if inner.listed() is None and not isinstance(inner, Subsets):
+                    return None
+                values = inner.items if isinstance(inner, Subsets) else [value for value, _ in inner.listed() or ()]
+                found += [name for value in values for name in names_in(value)]
+        return list(dict.fromkeys(found))
+
     def _refused(self, path: str, found: tuple[Path, Domain], point: Point) -> list[Fault]:
-        faults = []
+        faults: list[Fault] = []
         for value, place in found[1].probes():
             if wrong := self.check(self.apply({**point, path: value})):
                 one = wrong[0]
-                if one.id == "unknown-key":  # the path is wrong, not the value: told once
+                if _is_path(one, path):  # told once
                     return [Fault(("space", path), one.id, one.what, one.why, one.hint)]
                 faults.append(Fault(("space", path, *found[0], *place), one.id, one.what, one.why, one.hint))
         return faults
 
-    def _notes(self, found: Sequence[Any], good: Sequence[Point], whole: bool) -> tuple[str, ...]:
+    def _note(self, count: int, valid: int, whole: bool) -> str:
+        """The size of the space in words; `count` combinations were looked at."""
         ranges = [p for p, d in self.dimensions.items() if not d.structural and not isinstance(d, Conditional)]
         beside = f", beside {len(ranges)} range{'s' * (len(ranges) > 1)}" if ranges else ""
         if not whole:
-            share = len(good) / len(found)
-            return (f"space: more than {MOST_COMBINATIONS} combinations{beside}; {share:.0%} of those drawn are valid",)
-        pruned = len(found) - len(good)
-        note = f"space: {len(good)} combination{'s' * (len(good) != 1)}{beside}"
-        return (f"{note}; {pruned} of {len(found)} pruned as incompatible" if pruned else note,)
+            return f"space: more than {MOST_COMBINATIONS} combinations{beside}; {valid / count:.0%} of those drawn are valid"
+        pruned = count - valid
+        note = f"space: {valid} combination{'s' * (valid != 1)}{beside}"
+        return f"{note}; {pruned} of {count} pruned as incompatible" if pruned else note
 
 
-def read_space(space: Any, trial: Mapping[str, Any], assign: Assign, check: Check) -> tuple[Space | None, list[Fault]]:
+def read_space(
+    space: Any, trial: Mapping[str, Any], assign: Assign, check: Check, plays: Plays = lambda variant, role: True
+) -> tuple[Space | None, list[Fault]]:
     """The space written under `space`, or every mistake in how it is written (paths under `with`)."""
     if not isinstance(space, Mapping) or not space:
         return None, [Fault(("space",), "wrong-type", "`space` must map at least one path to a distribution")]
@@ -350,13 +481,14 @@ def read_space(space: Any, trial: Mapping[str, Any], assign: Assign, check: Chec
     for path, domain in domains.items():
         if isinstance(domain, Conditional) and not _needs(domain.on, domains) and _at(trial, domain.on) is None:
             what = f"`{path}` depends on '{domain.on}', which neither the space nor the trial has"
-            faults.append(Fault(("space", path, "conditional", "on"), "unknown-path", what))
+            hint = suggest(domain.on, [*domains, *flat(trial)])
+            faults.append(Fault(("space", path, "conditional", "on"), "unknown-path", what, "", hint))
     ordered = _ordered(domains)
     if not faults and ordered is None:
         faults.append(Fault(("space",), "cycle", "conditional dimensions depend on each other in a circle"))
     if faults or ordered is None:
         return None, faults
-    return Space(dict(trial), ordered, assign, check), []
+    return Space(dict(trial), ordered, assign, check, plays), []
 
 
 def _misplaced(domains: Mapping[str, Domain]) -> list[Fault]:
@@ -389,6 +521,18 @@ def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain] | None:
 def _needs(on: str, domains: Mapping[str, Domain]) -> list[str]:
     """The dimensions that decide the value at a path: its own, and those of what it is a part of."""
     return [path for path in domains if on == path or on.startswith(f"{path}.")]
+
+
+def _is_path(fault: Fault, path: str) -> bool:
+    """Whether the path of a dimension is wrong, not a value of it."""
+    parts = tuple(path.split("."))
+    deeper = len(fault.path) < len(parts)
+    return fault.path == parts[: len(fault.path)] and (deeper or fault.id == "unknown-key")
+
+
+def _told(fault: Fault, others: Sequence[Fault]) -> bool:
+    """Whether another combination has the same mistake, wherever it stands there."""
+    return any((fault.id, fault.what, fault.why) == (one.id, one.what, one.why) for one in others)
 
 
 def _asked(path: str, place: Path) -> str:

@@ -36,6 +36,11 @@ class Optimizer:
     final: Annotated[float, Interval(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Ge(0)] = 0
 
+    @property
+    def steady(self) -> bool:
+        """Whether all steps have one learning rate."""
+        return self.schedule == "constant" and not self.warmup_steps
+
     def rate(self, step: int, total_steps: int) -> float:
         """The learning rate of a step (0-based)."""
         import math
@@ -369,12 +374,22 @@ def merge(winner: Mapping[str, Any], explicit: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def assign(user: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+def assign(user: Mapping[str, Any], path: str, value: Any, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The user's form with `value` at a dotted path.
 
-    `optimizers.generator.lr`, `variant`, `hacks`, `hacks.r1.gamma`, `variant.wgan_gp.gp_weight`, `backbone.mlp.width`.
+    `optimizers.generator.lr`, `variant`, `hacks`, `hacks.r1.gamma`, `variant.wgan_gp.gp_weight`, `backbone.mlp.width`. A number
+    at the end is a place in a list (`optimizers.generator.betas.0`), whose other items are those in force.
     A parameter of a plugin that is not chosen is left out: it would do nothing.
     """
+    above, _, last = path.rpartition(".")
+    if last.isdecimal() and above:
+        items = _in_force(user, above, facts)
+        if isinstance(items, list | tuple) and int(last) < len(items):
+            return _assign(user, above, [value if i == int(last) else item for i, item in enumerate(items)])
+    return _assign(user, path, value)
+
+
+def _assign(user: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     key, *rest = path.split(".")
     if not rest:
         return {**user, key: value}
@@ -391,11 +406,73 @@ def assign(user: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
             else dict(user)
         )
     inner = user.get(key, {})
-    return {**user, key: assign(inner if isinstance(inner, Mapping) else {inner: {}}, ".".join(rest), value)}
+    if key == "backbone" and key in user and not (isinstance(inner, Mapping) and set(inner) <= set(SIDES)):
+        inner = dict.fromkeys(SIDES, inner)  # one for both, of which one side changes
+    return {**user, key: _assign(inner if isinstance(inner, Mapping) else {inner: {}}, ".".join(rest), value)}
 
 
 def _assign_chosen(chosen: dict[str, dict[str, Any]], path: Iterable[str], value: Any) -> dict[str, dict[str, Any]]:
     name, *rest = path
     if name not in chosen:
         return chosen
-    return {**chosen, name: assign(chosen[name], ".".join(rest), value)}
+    return {**chosen, name: _assign(chosen[name], ".".join(rest), value)}
+
+
+def _in_force(user: Mapping[str, Any], path: str, facts: Mapping[str, Any] | None) -> Any:
+    """The value at a path, given or by default; None where there is none, or the form has a mistake."""
+    if check(user, facts):
+        return None
+    found: Any = resolve(user, facts=facts, checked=True).to_json()
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def stated(
+    user: Mapping[str, Any], searched: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The form with what it leaves out of `variant`, `hacks` and `backbone` named, where a searched path leads into it.
+
+    `searched` are the dimensions of a space by their paths. Nothing is named where it depends on what is searched, or on data
+    that are not known yet, nor in a form that has a mistake.
+    """
+    found, facts = dict(user), facts or {}
+    missing = {path.split(".")[0] for path in searched} & {"variant", "hacks", "backbone"} - set(user)
+    if "hacks" in missing and "hacks" in searched:
+        found["hacks"] = default_hacks()  # subsets of hacks stand beside these
+    missing = {key for key in missing if key not in searched}
+    if not missing or not facts.get("shape") or check(user, facts):
+        return found
+    variants = [user.get("variant")]
+    if "variant" in searched:
+        listed = searched["variant"].get("choice") if isinstance(searched["variant"], Mapping) else None
+        variants = listed if isinstance(listed, list) else []
+    known = [{**user, **({"variant": one} if one else {})} for one in variants]
+    plain = [resolve(one, facts=facts, checked=True) for one in known if not check(one, facts)]
+    named: dict[str, set[Any]] = {
+        "variant": {one.variant.name for one in plain},
+        "hacks": {tuple(hack.name for hack in one.hacks) for one in plain},
+        "backbone": {(one.generator.name, one.critic.name) for one in plain},
+    }
+    for key in missing:
+        names: list[Any] = list(named[key])
+        if len(names) == 1:
+            found[key] = _spell(key, names[0])
+    return found
+
+
+def _spell(key: str, name: Any) -> Any:
+    """Names of plugins as a user writes them."""
+    if key == "backbone":
+        return name[0] if name[0] == name[1] else dict(zip(SIDES, name, strict=True))
+    return list(name) if key == "hacks" else name
+
+
+def plays(variant: object, role: str, facts: Mapping[str, Any] | None = None) -> bool:
+    """Whether a variant (None: the default one) has networks of a role to optimize; True where either is unknown."""
+    try:
+        name = _variant({"variant": variant}, facts or {}).name
+    except ValueError:
+        return True
+    known = role in ROLES and name in plugins.names("variants")
+    return not known or role in plugins.describe("variants", name).attributes.get("offers", ())

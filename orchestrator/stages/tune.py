@@ -40,6 +40,7 @@ class Tune(Stage):
     inputs: ClassVar[dict[str, str]] = {"dataset": "dataset", "features": "features?", "earlier": "search?"}
     outputs: ClassVar[dict[str, str]] = {"search": "search"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy", "scipy", "optuna")
+    ahead: ClassVar[tuple[str, ...]] = ("ray.tune",)
 
     space: dict[str, Any]
     "Dotted path of any value of the trial -> {choice: […]}, {loguniform: [low, high]}, …"
@@ -117,10 +118,14 @@ class Tune(Stage):
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
 
-        trial = dict(self.trial or {})
-        if "hacks" in self.space and "hacks" not in trial:
-            trial["hacks"] = config.default_hacks()  # subsets of hacks stand beside these
-        return read_space(self.space, trial, config.assign, lambda user: config.check(user, dataset))
+        trial = config.stated(self.trial or {}, self.space, dataset)
+        return read_space(
+            self.space,
+            trial,
+            lambda user, path, value: config.assign(user, path, value, dataset),
+            lambda user: config.check(user, dataset),
+            lambda variant, role: config.plays(variant, role, dataset),
+        )
 
     def _trial_faults(self) -> list[Fault]:
         """The budget of a trial is the same for all."""

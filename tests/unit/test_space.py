@@ -15,11 +15,17 @@ from trainers import config
 from trainers.plugins import Fault
 
 POINTS = {"shape": {"kind": "points", "size": [2], "num_classes": 8, "bounded": False, "other": None}}
-LR = "optimizers.generator.lr"
+LR, AE = "optimizers.generator.lr", "optimizers.autoencoder.lr"
 
 
 def read(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> tuple[Space | None, list[Fault]]:
-    return read_space(space, trial or {}, config.assign, lambda user: config.check(user, POINTS))
+    return read_space(
+        space,
+        trial or {},
+        lambda user, path, value: config.assign(user, path, value, POINTS),
+        lambda user: config.check(user, POINTS),
+        lambda variant, role: config.plays(variant, role, POINTS),
+    )
 
 
 def opened(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> Space:
@@ -370,3 +376,132 @@ def test_a_number_moves_within_its_range(domain: Any, value: float, down: float,
     assert found.moved(value, 0.8) == pytest.approx(down)
     assert found.moved(value, 1.2) == pytest.approx(up)
     assert type(found.moved(value, 1.2)) is type(value)
+
+
+LARGE: dict[str, Any] = {  # more combinations than are checked one by one
+    "variant": {"choice": ["gan", "lsgan", "wgan", "wgan_gp", "hinge", "r3gan"]},
+    "hacks": {"subsets": ["ema", "label_smoothing", "instance_noise", "r1", "feature_matching", "spectral_norm"]},
+}
+SIGMA = "hacks.instance_noise.sigma"
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "error_id", "word"),
+    [
+        ({LR: {"uniform": [0, 1e-3]}}, ("space", LR, "uniform", 0), "out-of-range", "greater than 0"),
+        ({SIGMA: {"uniform": [-1e-9, 1]}}, ("space", SIGMA, "uniform", 0), "out-of-range", "at least 0"),
+        ({"batch_size": {"int": [1, 64]}}, ("space", "batch_size", "int", 0), "out-of-range", "at least 2"),
+        ({LR: {"normal": [-1, 0.1]}}, ("space", LR, "normal", 0), "out-of-range", "greater than 0"),
+        ({"hacks.r1.gama": {"uniform": [0, 1]}}, ("space", "hacks.r1.gama"), "unknown-key", "'gamma'"),
+        ({"hacks.r11.gamma": {"uniform": [0, 1]}}, ("space", "hacks.r11.gamma"), "no-effect", "'r1'"),
+        (
+            {"variant": {"choice": [*LARGE["variant"]["choice"], "lsgann"]}},
+            ("space", "variant", "choice", 6),
+            "unknown-variant",
+            "'lsgan'",
+        ),
+        (
+            {"hacks": {"subsets": [*LARGE["hacks"]["subsets"], {"r1_": {}}]}},
+            ("space", "hacks", "subsets", 6),
+            "unknown-hack",
+            "'r1'",
+        ),
+        (
+            {LR: {"conditional": {"on": "variant", "cases": {"gan": {"choice": [1]}, "wgangp": {"choice": [1]}}}}},
+            ("space", LR, "conditional", "cases", "wgangp"),
+            "no-effect",
+            "'wgan_gp'",
+        ),
+        (
+            {LR: {"conditional": {"on": "variant", "cases": {"wgan_gp": {"uniform": [0, 1]}}}}},
+            ("space", LR, "conditional", "cases", "wgan_gp", "uniform", 0),
+            "out-of-range",
+            "greater than 0",
+        ),
+    ],
+)
+def test_mistakes_in_a_large_space_are_found(
+    more: dict[str, Any], path: tuple[str | int, ...], error_id: str, word: str
+) -> None:
+    assert faults(LARGE) == {}
+    (fault,) = opened({**LARGE, **more}).examine().faults
+    assert (fault.path, fault.id) == (path, error_id)
+    assert word in f"{fault.what} {fault.hint}"
+
+
+def test_what_a_large_space_never_holds_is_told() -> None:
+    notes = opened({**LARGE, "hacks": {"subsets": ["diffaugment", *LARGE["hacks"]["subsets"]]}}).examine().notes
+    assert notes[1] == "space: no valid combination was drawn in which `hacks` has diffaugment"
+
+
+@pytest.mark.parametrize(
+    ("path", "error_id", "word"),
+    [
+        ("optimizers.generater.lr", "unknown-role", "'generator'"),
+        ("varaint", "unknown-key", "'variant'"),
+        ("hacks.instance_nose.sigma", "no-effect", "'instance_noise'"),
+        ("batch_size.low", "wrong-type", "integer"),
+        ("optimizers.autoencoder.lr", "no-effect", "role autoencoder"),
+    ],
+)
+@pytest.mark.parametrize("values", [{"uniform": [0.1, 0.2]}, {"choice": [0.1, 0.2]}])
+def test_a_path_that_leads_nowhere_is_told_once(path: str, error_id: str, word: str, values: Any) -> None:
+    (fault,) = opened({path: values}, {"hacks": ["instance_noise"]}).examine().faults
+    assert (fault.path, fault.id) == (("space", path), error_id)
+    assert word in f"{fault.what} {fault.why} {fault.hint}"
+
+
+def test_a_case_that_never_holds_is_told_with_what_was_meant() -> None:
+    space = {
+        "variant": {"choice": ["gan", "wgan_gp"]},
+        LR: {"conditional": {"on": "variant", "cases": {"wgangp": {"choice": [0.1]}}}},
+    }
+    (fault,) = opened(space).examine().faults
+    assert (fault.path, fault.id, fault.why) == (("space", LR), "no-effect", "`variant` is never 'wgangp'")
+    assert fault.hint == "did you mean 'wgan_gp'?"
+
+
+def test_a_role_that_a_variant_does_not_have_is_left_out_of_its_points() -> None:
+    space = opened({"variant": {"choice": ["gan", "vae"]}, LR: {"choice": [0.1]}, AE: {"choice": [0.2]}})
+    assert not space.examine().faults
+    assert list(space.grid()) == [{"variant": "gan", LR: 0.1}, {"variant": "vae", AE: 0.2}]
+    assert {point["variant"] for i in range(20) if (point := space.draw(0, i))} == {"gan", "vae"}
+
+
+def test_a_conditional_on_a_range_of_integers_is_checked_for_each_of_them() -> None:
+    cases = {"16": {"uniform": [0.1, 0.2]}, "17": {"uniform": [0, 0.2]}}
+    space = {"batch_size": {"int": [16, 18]}, LR: {"conditional": {"on": "batch_size", "cases": cases}}}
+    assert faults(space) == {("space", LR, "conditional", "cases", "17", "uniform", 0): "out-of-range"}
+
+
+def test_a_place_in_a_list_is_a_dimension() -> None:
+    path = "optimizers.generator.betas.0"
+    space = opened({path: {"uniform": [0, 0.9]}, "variant": {"choice": ["gan", "wgan_gp"]}})
+    assert not space.examine().faults
+    user = space.apply({"variant": "wgan_gp", path: 0.25})
+    assert user["optimizers"]["generator"]["betas"] == [0.25, 0.9], "the other one is the variant's own"
+    assert faults({path: {"uniform": [0, 1]}}) == {("space", path, "uniform", 1): "out-of-range"}
+    assert list(faults({"optimizers.generator.betas.2": {"uniform": [0, 0.5]}}).values()) == ["wrong-type"]
+
+
+@pytest.mark.parametrize(
+    ("space", "trial", "stated"),
+    [
+        ({"backbone.mlp.width": 0}, {}, {"backbone": "mlp"}),
+        ({"backbone.mlp.width": 0, "variant": {"choice": ["gan", "wgan_gp"]}}, {}, {"backbone": "mlp"}),
+        ({"variant.gan.latent_dim": 0}, {}, {"variant": "gan"}),
+        ({"hacks.ema.half_life": 0}, {}, {"hacks": ["ema"]}),
+        ({"hacks": {"subsets": ["r1"]}}, {}, {"hacks": ["ema"]}),
+        ({"hacks.ema.half_life": 0}, {"hacks": []}, {}),
+        ({LR: 0}, {}, {}),
+    ],
+)
+def test_what_the_trial_leaves_out_is_in_force_where_a_path_leads_into_it(
+    space: dict[str, Any], trial: dict[str, Any], stated: dict[str, Any]
+) -> None:
+    assert config.stated(trial, space, POINTS) == {**trial, **stated}
+
+
+def test_one_side_of_a_backbone_for_both_can_be_searched() -> None:
+    user = config.assign({"backbone": "mlp"}, "backbone.generator.mlp.width", 8)
+    assert user["backbone"] == {"generator": {"mlp": {"width": 8}}, "critic": "mlp"}
