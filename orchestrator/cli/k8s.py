@@ -1,4 +1,4 @@
-"""`orchestrate k8s …`: pipelines on Kubernetes, through KubeRay: render, submit, status, logs, debug, delete."""
+"""`orchestrate k8s …`: pipelines on Kubernetes, through KubeRay: render, check, submit, status, logs, debug, delete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import k8s_check, options
 from orchestrator.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Steps(click.Group):
 def command() -> None:
     """Run pipelines on a Kubernetes cluster with KubeRay 1.7.
 
-    k8s/README.md says how to prepare a cluster. `render` needs none; the others need the extra k8s
+    k8s/README.md says how to prepare a cluster. `render` and `check` need none; the others need the extra k8s
     (pip install 'gan-orchestrator[k8s]') and talk to the cluster of KUBECONFIG.
 
     \b
@@ -168,6 +168,8 @@ def render(pipeline: str, output: str | None, **given: Any) -> None:
         raise BadInput(f"cannot write {output}: {(error.strerror or str(error)).lower()}") from None
     options.tell(f"wrote {output}; next: kubectl apply --server-side -f {output}")
 
+
+command.add_command(k8s_check.command)
 
 # --- submit -----------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ EVERYWHERE = {
     "StorageClass",
 }
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+SECRET_MAKERS = ("ExternalSecret", "SealedSecret")  # other operators' kinds, which make Secrets of their name
 CAPPED = (
     *("requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "pods", "requests.nvidia.com/gpu"),
     *("persistentvolumeclaims", "requests.storage", "services.nodeports", "services.loadbalancers"),
@@ -103,6 +104,8 @@ def _references(documents: Sequence[Json], works: Sequence[Workload]) -> Found:
 
     def has(kind: str, name: object, *keys: object) -> bool:
         if (kind, str(name)) in MADE_BY_KUBERNETES:
+            return True
+        if kind == "Secret" and any((maker, str(name)) in named for maker in SECRET_MAKERS):
             return True
         there = named.get((kind, str(name)))
         held = {**mapping(there.get("data")), **mapping(there.get("stringData"))} if there else {}

@@ -1,17 +1,14 @@
 """What manifests must keep to beyond their schema: checked before anything is rendered, submitted or released.
 
 `check(documents)` judges each document by itself; `check_bundle(documents)` also judges an installation (documents with a
-Namespace or a NetworkPolicy among them) as a whole. What a RayJob or a RayCluster must be for KubeRay is `model.check`. The command is `orchestrate k8s check`, or
-
-    kubectl kustomize k8s/overlays/dev-kind | python -m orchestrator.kubernetes.policy
+Namespace or a NetworkPolicy among them) as a whole. What a RayJob or a RayCluster must be for KubeRay is `model.check`.
+`orchestrate k8s check` (`checking`) tells all of it with positions.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.kubernetes import access, bundle, hardening, limits, podrules, traffic, wellformed
 from orchestrator.kubernetes.shapes import misfits
@@ -66,21 +63,3 @@ def check_file(documents: Iterable[Json]) -> list[Violation]:
         for document in documents
         for rule, at, what in access.plain_secrets(document)
     ]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Check files, or what comes on standard input; 0 when all is well, else 2."""
-    import yaml
-
-    from orchestrator.kubernetes import model
-
-    texts = [Path(path).read_text() for path in arguments] or [sys.stdin.read()]
-    documents = [d for text in texts for d in yaml.safe_load_all(text) if isinstance(d, dict)]
-    told = [f"{name_of(d)} {fault}" for d in documents for fault in model.check(d)]
-    told += [str(violation) for violation in check_bundle(documents)]
-    print("\n".join([*told, f"{len(documents)} documents, {len(told)} violations"]))
-    return 2 if told or not documents else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import verdicts
-from orchestrator.errors import Busy, OrchestratorError, Unavailable
+from orchestrator.errors import BadInput, Busy, OrchestratorError, Unavailable
 from orchestrator.kubernetes import diagnosis, standing
 from orchestrator.kubernetes.client import Forbidden, NotThere
 from orchestrator.kubernetes.render import NAMESPACE, Rendered, Wish, render
@@ -42,12 +42,25 @@ class Followed:
 
 
 def prepared(wish: Wish) -> Rendered:
-    """The documents of one submission: a name of its own unless one is asked for, and a verdict of its own in any case."""
+    """The documents of one submission: a name of its own unless one is asked for, and a verdict of its own in any case.
+
+    Raises BadInput with everything that the API server, KubeRay or the namespace would refuse: nothing was sent then.
+    """
     once = "".join(secrets.choice(_ALPHABET) for _ in range(6))
     if wish.name:
-        return render(replace(wish, once=once))
+        return _checked(render(replace(wish, once=once)))
     name = render(wish).name[: MAX_NAME - 7].rstrip("-")
-    return render(replace(wish, name=f"{name}-{once}", once=once))
+    return _checked(render(replace(wish, name=f"{name}-{once}", once=once)))
+
+
+def _checked(rendered: Rendered) -> Rendered:
+    from orchestrator.kubernetes import checking
+
+    documents, faults = checking.read(rendered.text, "")
+    found = [*faults, *checking.check(documents).findings]
+    if found:
+        raise BadInput("this would not run:\n" + "\n".join(f"  {replace(one, line=0)}" for one in found))
+    return rendered
 
 
 def submit(api: Api, rendered: Rendered, *, dry_run: bool = False) -> State:

@@ -194,6 +194,21 @@ def _block(block: Json, ends: str, at: str) -> Found:
         yield "network", at, f"reaches {METADATA[found.version]}, where clouds hand out the node's credentials"
 
 
+def _leaves(policies: Sequence[Json], who: Peer, port: int | None = None) -> bool:
+    """Whether some policy lets a pod out to addresses or to another namespace, on a port or on any but that of DNS."""
+    for policy in policies:
+        spec = mapping(policy.get("spec"))
+        if mapping(policy.get("metadata")).get("namespace") == who.namespace and selects(
+            mapping(spec.get("podSelector")), who.labels
+        ):
+            for rule in maps(spec.get("egress")):
+                out = any({"ipBlock", "namespaceSelector"} & set(peer) for peer in maps(rule.get("to")))
+                ports = {one.get("port") for one in maps(rule.get("ports"))}
+                if out and (port in ports if port else bool(ports - {DNS})):
+                    return True
+    return False
+
+
 def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: bool, watched: bool = False) -> Found:
     """The traffic that an installation needs, and the traffic that it must not let through."""
     head, worker, submitter = (
@@ -220,10 +235,8 @@ def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: 
         (worker, worker, 45678),
         (head, mlflow, 5000),
         (worker, mlflow, 5000),
-        (head, outside, 6443),  # the API server, for the autoscaler
         *[(mlflow, postgres, 5432)] * database,
         *[(prometheus, who, 8080) for who in (head, worker)] * watched,
-        *[(who, outside, 443) for who in (head, worker, mlflow)] * storage,
     ]
     forbidden = [
         (stranger, head, 8265),
@@ -252,6 +265,12 @@ def flows(policies: Sequence[Json], namespace: str, *, database: bool, storage: 
         for protocol in ("UDP", "TCP"):
             if not passes(policies, who, dns, 53, protocol):
                 yield "network", "", f"{who.name} cannot reach DNS ({protocol})"
+    # Where the API server and the storage are, only the cluster knows: some way out has to be there.
+    if not any(_leaves(policies, head, port) for port in (443, 6443)):
+        yield "network", "", "head cannot reach the API server, for the autoscaler, on port 443 or 6443"
+    for who in (head, worker, mlflow) if storage else ():
+        if not _leaves(policies, who):
+            yield "network", "", f"{who.name} cannot reach the storage: no egress to addresses or another namespace"
     for source, target, port in forbidden:
         # Where both ends are ours, each must refuse: then one policy that is lost opens nothing.
         if (

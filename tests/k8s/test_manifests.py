@@ -94,7 +94,7 @@ def test_overlay_with_its_jobs_keeps_to_the_policy(name: str) -> None:
 def test_quota_refuses_gpus_where_there_are_none() -> None:
     found = policy.check_bundle(overlay("s3-prod") + job("dcgan-gpu"))
     assert {v.rule for v in found} == {"room"}
-    assert "requests.nvidia.com/gpu" in str(found[0])
+    assert any("requests.nvidia.com/gpu" in str(v) for v in found)
 
 
 def test_base_builds_without_any_secret() -> None:
@@ -177,15 +177,3 @@ def test_gpu_overlay_asks_for_gpus() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == group["rayStartParams"]["num-gpus"] == "1"
     assert find(docs, "ResourceQuota")["spec"]["hard"]["requests.nvidia.com/gpu"] == "8"
     assert "-cuda" in container["image"]
-
-
-def test_policy_as_a_command(tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    docs = overlay("dev-kind")
-    good.write_text(yaml.safe_dump_all(docs))
-    find(docs, "Deployment")["spec"]["template"]["spec"]["hostNetwork"] = True
-    bad.write_text(yaml.safe_dump_all(docs))
-    run = [sys.executable, "-m", "orchestrator.kubernetes.policy"]
-    assert subprocess.run([*run, str(good)], capture_output=True, cwd=ROOT, check=False).returncode == 0
-    told = subprocess.run([*run, str(bad)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert told.returncode == 2 and "hostNetwork" in told.stdout

@@ -584,7 +584,7 @@ def test_every_rule_has_a_mutant() -> None:
     source = "".join(p.read_text() for p in Path(policy.__file__).parent.glob("*.py") if p.name in SOURCES)
     rules = set(re.findall(r'yield \(?"([a-z-]+)", ', source))
     assert len(rules) > 25
-    assert rules - {rule for rule, _, _ in MUTANTS.values()} == {"containers", "size"}, "tested below"
+    assert rules - {rule for rule, _, _ in MUTANTS.values()} == {"containers", "size", "syntax"}, "tested below"
 
 
 SOURCES = ("serving.py", "access.py", "bundle.py", "hardening.py", "traffic.py", "wellformed.py")
@@ -596,8 +596,8 @@ def test_rules_of_odd_documents() -> None:
     assert "containers" in {v.rule for v in policy.check(docs)}
     docs = overlay("dev-kind")
     box(docs)["env"].append({"name": "X", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
-    find(docs, "ConfigMap", "mlflow")["data"]["big"] = "x" * 2**20
-    assert {"env", "size"} <= {v.rule for v in policy.check(docs)}
+    find(docs, "ConfigMap", "mlflow")["data"] |= {"big": "x" * 2**20, "a.yaml": "a: ["}
+    assert {"env", "size", "syntax"} <= {v.rule for v in policy.check(docs)}
 
 
 def hardened(docs: Docs) -> Iterator[tuple[str, Doc]]:
