@@ -55,6 +55,6 @@ class Head(nn.Module):
 
     def similarity(self, features: Tensor) -> Tensor:
         """o(x_i): (..., B, F) -> (..., B, kernels)."""
-        m = self.project(features).unflatten(-1, (self.kernels, self.dims))
-        distance = (m.unsqueeze(-3) - m.unsqueeze(-4)).abs().sum(-1)  # (..., B, B, kernels)
-        return torch.exp(-distance).sum(-2) - 1
+        m = self.project(features).unflatten(-1, (self.kernels, self.dims)).transpose(-2, -3)  # (..., kernels, B, dims)
+        distance = torch.cdist(m, m, p=1.0)  # (..., kernels, B, B), without one tensor of all differences
+        return (torch.exp(-distance).sum(-1) - 1).transpose(-1, -2)
