@@ -14,7 +14,7 @@ from orchestrator.errors import BadInput, Problem, SpecError
 from orchestrator.files import redact
 from orchestrator.log import Log, State
 from orchestrator.spec import Spec, reveal
-from orchestrator.stage import Facts, Foresight
+from orchestrator.stage import Complaint, Facts, Foresight
 from orchestrator.steps import Expansion, Step, complaints, expand, foresee
 from trainers import plugins
 
@@ -243,6 +243,7 @@ class Desk:
             planned.reason = self._whence(
                 planned.step, sealed, why or self._why(planned.step, sealed.ingredients, last)
             )
+            self._look_up(planned.step)
             if sealed.key in state.verdicts:
                 verdict = state.verdicts[sealed.key]
                 planned.reason = f"{verdict['kind']} in run {verdict['run']}, not tried unchanged"
@@ -255,7 +256,8 @@ class Desk:
         step = planned.step
         facts = {name: done[name].facts for name in step.producers}
         foresight = foresee(step, facts)
-        self._complain(step, foresight)
+        self._complain(step, foresight.complaints)
+        self._look_up(step)
         planned.notes = foresight.notes
         planned.facts = {o: dict(foresight.outputs.get(o, {})) for o in step.outputs}
         unknown = [
@@ -277,8 +279,12 @@ class Desk:
             found = keys.differences(old, parts, producers=maker)
             planned.reason = keys.sentence([*found, *(f"input {p} changes (stage {maker[p]})" for p in late)])
 
-    def _complain(self, step: Step, foresight: Foresight) -> None:
-        found = complaints(self.spec, step.name, foresight.complaints)
+    def _look_up(self, step: Step) -> None:
+        """Complain of what a step that has to run names in the store, and is not there."""
+        self._complain(step, step.stage.look_up(self.store))
+
+    def _complain(self, step: Step, complained: Sequence[Complaint]) -> None:
+        found = complaints(self.spec, step.name, complained)
         self.problems += [problem for problem in found if problem not in self.problems]
 
     def _why(self, step: Step, parts: keys.Ingredients, last: Entry | None) -> str:

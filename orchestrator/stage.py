@@ -147,6 +147,10 @@ class Stage(ABC):
         """
         return Foresight()
 
+    def look_up(self, store: ArtifactStore) -> Sequence[Complaint]:
+        """What parameters name in the store and is not there. Asked when planning a stage that has to run."""
+        return ()
+
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the bytes that this stage reads from outside of the store (JSON); part of its cache key.
 

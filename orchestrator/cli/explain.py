@@ -91,7 +91,7 @@ TEXTS: dict[str, str] = {
     "missing-input": "The stage needs this input. Add it under `inputs`.",
     "unknown-input": "The stage has no such input. `orchestrate list stages NAME` shows its inputs.",
     "unknown-output": "The other stage has no such output. An input is `stage` or `stage.output`.",
-    "unknown-reference": "An input names a stage that the spec does not have.",
+    "unknown-reference": "An input names a stage that the spec does not have, or `warm_start` a run that is not in the storage.",
     "wrong-kind": "The input takes another kind of artifact than the other stage makes.",
     "fan-in": "Several instances of a matrix stage would arrive at an input that takes one. Give this stage the same matrix, or "
     "use an input that collects.",

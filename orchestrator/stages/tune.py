@@ -115,6 +115,15 @@ class Tune(Stage):
         notes = (*notes, *once(("search", asked), lambda: self._outlook(space, dataset, "earlier" in inputs)))
         return Foresight({"search": facts}, (), tuple(plugins), notes, params)
 
+    def look_up(self, store: ArtifactStore) -> Sequence[Complaint]:
+        if not self.warm_start:
+            return ()
+        try:
+            found_in(store, self.warm_start)
+        except BadInput as error:
+            return [Complaint(("warm_start",), "unknown-reference", str(error.args[0]), "", error.hint)]
+        return ()
+
     def _read(self, dataset: Facts) -> tuple[Space | None, list[Any]]:
         from trainers import config
 

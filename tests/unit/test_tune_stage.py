@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import orchestrator
 from orchestrator.artifacts import Artifact, ArtifactStore
-from orchestrator.errors import BadInput, Diverged, Interrupted, OrchestratorError, StageFailed
+from orchestrator.errors import BadInput, Diverged, Interrupted, OrchestratorError, SpecError, StageFailed
 from orchestrator.runs import Diary, RunRecord, StageRecord
 from orchestrator.stages.tune import Tune
 from tests import stand
@@ -434,3 +435,17 @@ def test_what_is_known_of_a_stopped_search_is_told(tmp_path: Path, store: Artifa
     assert [trial["point"] for trial in told["trials"]] == [trial["point"] for trial in whole["trials"]]
     assert sum(trial["score"] is not None for trial in told["trials"]) == len(lines)
     assert {trial["status"] for trial in told["trials"]} <= {"running", "waiting"}
+
+
+def test_an_earlier_run_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
+    spec = tmp_path / "warm.yaml"
+    spec.write_text(
+        "version: 1\nname: warm\nstages:\n  data: {uses: prepare, with: {dataset: ring8}}\n  search:\n    uses: tune\n"
+        "    inputs: {dataset: data}\n    with:\n      warm_start: other-20260101-000000-abcd\n"
+        "      space: {optimizers.generator.lr: {choice: [0.1]}}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        orchestrator.plan(spec, storage=str(tmp_path / "runs"))
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.col, problem.id) == (9, 19, "unknown-reference")
+    assert "there is no run yet" in str(problem)
