@@ -211,3 +211,16 @@ def test_pair_losses_take_a_population() -> None:
             losses.transformation_loss(s, t)[member], losses.transformation_loss(s[member], t[member])
         )
         torch.testing.assert_close(losses.margin_contrastive(s, 2.0)[member], losses.margin_contrastive(s[member], 2.0))
+
+
+def test_minibatch_discrimination_sums_over_the_other_samples() -> None:
+    """o(x_i)_b = sum over j != i of exp(-|M_ib - M_jb|_1), and its second derivatives, which gradient penalties need."""
+    from trainers.hacks.minibatch_discrimination import Head
+
+    head = Head(6, 1, kernels=4, dims=3).double()
+    features = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    m = head.project(features).view(2, 5, 4, 3)
+    near = torch.exp(-(m[:, :, None] - m[:, None]).abs().sum(-1))  # (2, i, j, kernels)
+    others = near * (1 - torch.eye(5, dtype=torch.float64))[:, :, None]
+    assert torch.allclose(head.similarity(features), others.sum(2), rtol=0, atol=1e-12)
+    assert torch.autograd.gradgradcheck(head.similarity, features)
