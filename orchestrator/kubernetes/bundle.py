@@ -34,9 +34,10 @@ CAPPED = (
     *("persistentvolumeclaims", "requests.storage", "services.nodeports", "services.loadbalancers"),
 )
 SUBMITS: dict[tuple[str, str], set[str]] = {  # what `orchestrate k8s` asks the API server for
-    ("ray.io", "rayjobs"): {"create", "get", "list", "watch", "patch", "delete"},
-    ("", "configmaps"): {"create", "get", "patch", "delete"},
-    ("", "pods"): {"get", "list"},
+    ("ray.io", "rayjobs"): {"create", "get", "list", "patch", "delete"},
+    ("ray.io", "rayclusters"): {"get"},
+    ("", "configmaps"): {"create", "patch", "delete"},
+    ("", "pods"): {"list"},
     ("", "pods/log"): {"get"},
     ("", "events"): {"list"},
 }

@@ -243,8 +243,8 @@ MUTANTS: dict[str, tuple[str, str, Change]] = {  # name: rule that catches it, o
     "wildcard resource": ("rbac", "dev-kind", lambda d: role(d)[0].update(resources=["*"])),
     "wildcard group": ("rbac", "dev-kind", lambda d: role(d)[0].update(apiGroups=["*"])),
     "reading Secrets": ("rbac", "dev-kind", lambda d: role(d)[1]["resources"].append("secrets")),
-    "making pods": ("rbac", "dev-kind", lambda d: role(d)[2]["verbs"].append("create")),
-    "commands in pods": ("rbac", "dev-kind", lambda d: role(d)[2]["resources"].append("pods/exec")),
+    "making pods": ("rbac", "dev-kind", lambda d: role(d)[3]["verbs"].append("create")),
+    "commands in pods": ("rbac", "dev-kind", lambda d: role(d)[3]["resources"].append("pods/exec")),
     "deleting all": ("rbac", "dev-kind", lambda d: role(d)[0]["verbs"].append("deletecollection")),
     "giving rights": (
         "rbac",
@@ -528,8 +528,8 @@ MUTANTS: dict[str, tuple[str, str, Change]] = {  # name: rule that catches it, o
     "empty variable": ("env", "dev-kind", lambda d: box(d)["env"][1].update(valueFrom={})),
     "probe of the front page": ("probes", "dev-kind", lambda d: box(d)["livenessProbe"]["httpGet"].pop("path")),
     # less than is needed
-    "submitter without watching": ("rbac", "dev-kind", lambda d: role(d)[0]["verbs"].remove("watch")),
-    "submitter without logs": ("rbac", "dev-kind", lambda d: role(d)[2]["resources"].remove("pods/log")),
+    "submitter without its cluster": ("rbac", "dev-kind", lambda d: role(d)[1]["verbs"].remove("get")),
+    "submitter without logs": ("rbac", "dev-kind", lambda d: role(d)[4]["resources"].remove("pods/log")),
     "submitter is nobody": ("rbac", "dev-kind", lambda d: find(d, "RoleBinding").update(subjects=[])),
     "no default limits": ("missing", "dev-kind", lambda d: find(d, "LimitRange")["spec"]["limits"][0].pop("default")),
     "any number of volumes": ("missing", "dev-kind", lambda d: quota(d).pop("persistentvolumeclaims")),
