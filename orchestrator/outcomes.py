@@ -57,6 +57,7 @@ class TrialResult:
     steps: int
     score: float | None = None
     interval: tuple[float, float] | None = None  # of the mean over replicates, 95 %
+    replicates: tuple[float, ...] = ()  # the score of each, where there are several
     values: Mapping[str, float] = field(default_factory=dict)  # by metric, where there are several
     seconds: float | None = None  # None where the ledger is gone
     error: str = ""
@@ -78,6 +79,7 @@ class TrialResult:
             steps=int(stored["steps"]),
             score=None if stored["score"] is None else float(stored["score"]),
             interval=(float(low_high[0]), float(low_high[1])) if low_high else None,
+            replicates=tuple(float(value) for column in (stored.get("replicates") or ()) for value in column),
             values={name: float(value) for name, value in (stored.get("values") or {}).items() if value is not None},
             seconds=seconds,
             error=str(stored["error"] or ""),
@@ -96,6 +98,7 @@ class TrialResult:
             "status": self.status,
             "score": self.score,
             "interval": list(self.interval) if self.interval else None,
+            "replicates": list(self.replicates),
             "values": dict(self.values),
             "steps": self.steps,
             "seconds": self.seconds,
@@ -158,11 +161,12 @@ class SearchResults:
 
 
 def shortened(paths: Sequence[str]) -> list[str]:
-    """As much of each path's end as tells it from the others: generator.lr and critic.lr, not lr twice."""
+    """As much of each path's end as tells it from the others: generator.lr and critic.lr, not lr twice; betas.0, not 0."""
     found = []
     for path in paths:
         parts = path.split(".")
-        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        least = 2 if parts[-1].isdecimal() and len(parts) > 1 else 1
+        ends = [".".join(parts[-count:]) for count in range(least, len(parts) + 1)]
         alone = (end for end in ends if sum(other == end or other.endswith(f".{end}") for other in paths) == 1)
         found.append(next(alone, path))
     return found

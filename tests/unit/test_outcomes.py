@@ -77,6 +77,8 @@ def test_short_names_tell_paths_apart() -> None:
     ]
     assert outcomes.shortened(paths) == ["generator.lr", "critic.lr", "lr", "variant", "n_critic", "a.variant"]
     assert len(set(outcomes.shortened(paths))) == len(paths)
+    places = ["optimizers.generator.betas.0", "optimizers.generator.betas.1"]
+    assert outcomes.shortened(places) == ["betas.0", "betas.1"], "a place alone says nothing"
 
 
 def test_tables_of_earlier_versions_are_read() -> None:
@@ -109,7 +111,9 @@ def test_replicates_have_an_interval() -> None:
         trial.interval[0] < trial.score < trial.interval[1] for trial in several if trial.interval and trial.score
     )
     assert any(trial.lost for trial in found.trials)  # a replicate that failed does not fail the trial
-    assert "interval" in several[0].to_json()
+    one = several[0].to_json()
+    assert one["score"] == pytest.approx(sum(one["replicates"]) / len(one["replicates"]))
+    assert len(one["replicates"]) + len(one["lost"]) == 3
 
 
 def test_the_ledger_is_read_while_it_is_written(tmp_path: Path) -> None:
