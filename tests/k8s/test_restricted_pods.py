@@ -192,7 +192,7 @@ def storage(network: Network, folder: Path) -> Iterator[dict[str, str]]:
         "AWS_ENDPOINT_URL_S3": f"http://{address}:8333",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    bucket = "import s3fs; s3fs.S3FileSystem().mkdir('bucket')"
+    bucket = "import s3fs; s3 = s3fs.S3FileSystem(); s3.exists('bucket') or s3.mkdir('bucket')"
     try:
         end = time.monotonic() + 90
         while True:
