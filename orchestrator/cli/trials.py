@@ -154,7 +154,7 @@ def _head(run: Run, search: SearchResults) -> str:
     parts = [f"{click.style(run.run_id, bold=True)}  {search.stage}: {len(search.trials)} trials ({told}); {goals}"]
     if not search.finished:
         state = standing.status(run)
-        more = "" if state == "running" else "; running the pipeline again goes on from them"
+        more = "" if state in ("running", "diverged") else "; running the pipeline again goes on from them"
         parts.append(
             f"the search is not finished (the run is {state}): these are the scores that it has kept so far{more}"
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,14 @@ def test_hacks_on_images_and_for_members_with_equal_strengths(hack: str) -> None
     data = images()
     variant = next(variant for variant in ("gan", *vectorizing("variants")) if takes(hack, variant, data))
     check_members([resolved(variant, 1, data.shape, [hack]) for _ in range(2)], data, steps=20)
+
+
+@pytest.mark.parametrize("pair", list(combinations(vectorizing("hacks"), 2)), ids="-".join)
+def test_pairs_of_hacks(pair: tuple[str, str]) -> None:
+    """Members of which each has other strengths of both."""
+    cases = ((variant, data) for data in (points(), images()) for variant in vectorizing("variants"))
+    variant, data = next(one for one in cases if all(takes(hack, *one) for hack in pair))
+    check_members([resolved(variant, i, data.shape, pair) for i in range(3)], data, steps=12)
 
 
 def test_a_gaussian_posterior_is_each_member_s_own() -> None:
