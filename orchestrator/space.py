@@ -105,6 +105,7 @@ class Space:
     check: Check = field(repr=False)
     plays: Plays = field(repr=False, default=lambda variant, role: True)
     _judged: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _played: dict[tuple[str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def apply(self, point: Mapping[str, Any]) -> User:
         """The trial's configuration at a point, as the user would write it."""
@@ -208,7 +209,7 @@ class Space:
         """Whether the plugin that the path goes through is chosen, and whether the variant has the optimizer's role."""
         key, *rest = path.split(".")
         if key == "optimizers" and rest:
-            return self.plays(self._value("variant", point), rest[0])
+            return self._has_role(self._value("variant", point), rest[0])
         if key not in PLUGIN_KEYS or not rest:
             return True
         chosen = self._value(key, point)
@@ -218,6 +219,12 @@ class Space:
             chosen = point.get(f"{key}.{rest[0]}", chosen.get(rest[0]) if isinstance(chosen, Mapping) else chosen)
             rest = rest[1:]
         return chosen is not None and rest[0] in names_in(chosen)
+
+    def _has_role(self, variant: Any, role: str) -> bool:
+        name = (" ".join(names_in(variant)), role)
+        if name not in self._played:
+            self._played[name] = self.plays(variant, role)
+        return self._played[name]
 
     def _walk(self, *, structural_only: bool) -> Iterator[Placed]:
         """Every combination of listed values; dimensions without a list (or not structural) are left out."""
