@@ -28,6 +28,7 @@ EVERYBODY = {
     "system:serviceaccounts",
     "system:masters",
 }
+ACCOUNT = r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 FOR_JOBS = ("storage", "mlflow-auth")  # Secrets that hold nothing but what jobs need
 SECRET_NAME = re.compile(r"passw(or)?d|secret|token|api_?key|access_?key|private_?key|credential", re.IGNORECASE)
 NOT_SECRET = re.compile(r"(_FILE|_PATH|_NAME|_URL|_MODE)$|^RAY_AUTH_MODE$")
@@ -93,7 +94,7 @@ def _role(found: Json) -> Found:
                     yield "rbac", at, f"{group or 'core'}/{resource} is more than submitting and watching jobs needs"
                     continue
                 for verb in items(rule.get("verbs")):
-                    if verb not in allowed:
+                    if str(verb) not in allowed:
                         yield "rbac", f"{at}.verbs", f"{verb} on {resource} is more than submitting jobs needs"
 
 
@@ -106,6 +107,9 @@ def _binding(found: Json) -> Found:
         if name in EVERYBODY or name.startswith("system:serviceaccounts"):
             yield "rbac", at, f"{name} is everybody"
         group = "" if subject.get("kind") == "ServiceAccount" else "rbac.authorization.k8s.io"
+        form = ACCOUNT if not group else r".+"
+        if not re.fullmatch(form, name):
+            yield "rbac", f"{at}.name", f"{name!r} is no name of a {subject.get('kind')}"
         if subject.get("apiGroup", group) != group:
             yield "rbac", f"{at}.apiGroup", f"of a {subject.get('kind')} must be {group!r}"
         if subject.get("kind") != "ServiceAccount" and "namespace" in subject:
@@ -122,6 +126,8 @@ def _service(found: Json) -> Found:
         yield "exposure", "spec", "has external addresses"
     ports = maps(spec.get("ports"))
     names = [str(port.get("name", "")) for port in ports]
+    if not ports and spec.get("type") != "ExternalName" and spec.get("clusterIP") != "None":
+        yield "port", "spec.ports", "are missing"
     for number, port in enumerate(ports):
         at, value = f"spec.ports[{number}]", port.get("port")
         if port.get("nodePort") and spec.get("type", "ClusterIP") == "ClusterIP":

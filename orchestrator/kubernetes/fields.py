@@ -51,12 +51,12 @@ SHAPES: dict[str, str] = {
     "IngressTls": "hosts [str]; secretName str",
     "HeadService": "apiVersion str; kind str; metadata TemplateMeta; spec ServiceSpec; status any",
     "ServiceSpec": """
-        allocateLoadBalancerNodePorts bool; clusterIP str; clusterIPs [str]; externalIPs [str]; externalName str
+        allocateLoadBalancerNodePorts bool; clusterIP address; clusterIPs [str]; externalIPs [str]; externalName str
         externalTrafficPolicy str; healthCheckNodePort int; internalTrafficPolicy str; ipFamilies [str]
         ipFamilyPolicy str; loadBalancerClass str; loadBalancerIP str; loadBalancerSourceRanges [str]
-        ports [ServicePort]; publishNotReadyAddresses bool; selector {str}; sessionAffinity ClientIP|None
+        ports [ServicePort]; publishNotReadyAddresses bool; selector {label}; sessionAffinity ClientIP|None
         sessionAffinityConfig any; trafficDistribution str; type ClusterIP|NodePort|LoadBalancer|ExternalName""",
-    "ServicePort": "appProtocol str; name str; nodePort int; port! int; protocol TCP|UDP|SCTP; targetPort port",
+    "ServicePort": "appProtocol str; name dns; nodePort int; port! int; protocol TCP|UDP|SCTP; targetPort port",
     "HistoryServerOptions": "collectorOptions CollectorOptions",
     "CollectorOptions": "env [Env]; image str; imagePullPolicy str; resources Resources",
     "TlsOptions": "enabled bool",
@@ -77,10 +77,10 @@ SHAPES: dict[str, str] = {
         dnsConfig DnsConfig; dnsPolicy ClusterFirst|ClusterFirstWithHostNet|Default|None; enableServiceLinks bool
         ephemeralContainers [any]; hostAliases [HostAlias]; hostIPC bool; hostNetwork bool; hostPID bool; hostUsers bool
         hostname str; hostnameOverride str; imagePullSecrets [Named]; initContainers [Container]; nodeName str
-        nodeSelector {str}; os NameRequired; overhead {quantity}; preemptionPolicy Never|PreemptLowerPriority
+        nodeSelector {label}; os NameRequired; overhead {quantity}; preemptionPolicy Never|PreemptLowerPriority
         priority int; priorityClassName str; readinessGates [any]; resourceClaims [any]; resources Resources
         restartPolicy Always|OnFailure|Never; runtimeClassName str; schedulerName str; schedulingGates [NameRequired]
-        schedulingGroup any; securityContext PodSecurity; serviceAccount str; serviceAccountName str
+        schedulingGroup any; securityContext PodSecurity; serviceAccount str; serviceAccountName name
         setHostnameAsFQDN bool; shareProcessNamespace bool; subdomain str; terminationGracePeriodSeconds long
         tolerations [Toleration]; topologySpreadConstraints [TopologySpread]; volumes [Volume]""",
     "DnsConfig": "nameservers [str]; options [DnsOption]; searches [str]",
@@ -93,23 +93,24 @@ SHAPES: dict[str, str] = {
         value str""",
     "TopologySpread": """
         labelSelector Selector; matchLabelKeys [str]; maxSkew! int; minDomains int; nodeAffinityPolicy Honor|Ignore
-        nodeTaintsPolicy Honor|Ignore; topologyKey! str; whenUnsatisfiable! DoNotSchedule|ScheduleAnyway""",
-    "Selector": "matchExpressions [SelectorTerm]; matchLabels {str}",
-    "SelectorTerm": "key! str; operator! str; values [str]",
+        nodeTaintsPolicy Honor|Ignore; topologyKey! qualified; whenUnsatisfiable! DoNotSchedule|ScheduleAnyway""",
+    "Selector": "matchExpressions [SelectorTerm]; matchLabels {label}",
+    "SelectorTerm": "key! qualified; operator! In|NotIn|Exists|DoesNotExist; values [label]",
+    "NodeSelectorTerm": "key! str; operator! In|NotIn|Exists|DoesNotExist|Gt|Lt; values [str]",
     "Affinity": "nodeAffinity NodeAffinity; podAffinity PodAffinity; podAntiAffinity PodAffinity",
     "NodeAffinity": """
         preferredDuringSchedulingIgnoredDuringExecution [PreferredNode]
         requiredDuringSchedulingIgnoredDuringExecution NodeSelector""",
     "PreferredNode": "preference! NodeTerm; weight! int",
     "NodeSelector": "nodeSelectorTerms! [NodeTerm]",
-    "NodeTerm": "matchExpressions [SelectorTerm]; matchFields [SelectorTerm]",
+    "NodeTerm": "matchExpressions [NodeSelectorTerm]; matchFields [NodeSelectorTerm]",
     "PodAffinity": """
         preferredDuringSchedulingIgnoredDuringExecution [PreferredPod]
         requiredDuringSchedulingIgnoredDuringExecution [PodTerm]""",
     "PreferredPod": "podAffinityTerm! PodTerm; weight! int",
     "PodTerm": """
         labelSelector Selector; matchLabelKeys [str]; mismatchLabelKeys [str]; namespaceSelector Selector
-        namespaces [str]; topologyKey! str""",
+        namespaces [str]; topologyKey! qualified""",
     "Container": """
         args [str]; command [str]; env [Env]; envFrom [EnvFrom]; image str; imagePullPolicy Always|IfNotPresent|Never
         lifecycle Lifecycle; livenessProbe Probe; name! str; ports [ContainerPort]; readinessProbe Probe
@@ -122,11 +123,11 @@ SHAPES: dict[str, str] = {
     "Value": "value str; valueFrom ValueFrom",
     "ValueFrom": """
         configMapKeyRef KeyRef; fieldRef FieldRef; fileKeyRef any; resourceFieldRef ResourceRef; secretKeyRef KeyRef""",
-    "KeyRef": "key! str; name str; optional bool",
-    "FieldRef": "apiVersion str; fieldPath! str",
+    "KeyRef": "key! key; name! name; optional bool",
+    "FieldRef": "apiVersion str; fieldPath! own",
     "ResourceRef": "containerName str; divisor quantity; resource! str",
     "EnvFrom": "configMapRef SourceRef; prefix str; secretRef SourceRef",
-    "SourceRef": "name str; optional bool",
+    "SourceRef": "name! name; optional bool",
     "Lifecycle": "postStart Hook; preStop Hook; stopSignal str",
     "Hook": "exec Exec; httpGet HttpGet; sleep Sleep; tcpSocket TcpSocket",
     "Exec": "command [str]",
@@ -161,24 +162,24 @@ SHAPES: dict[str, str] = {
         name! str; configMap ConfigMapVolume; csi Csi; downwardAPI DownwardVolume; emptyDir EmptyDir; ephemeral any
         hostPath HostPath; image ImageVolume; nfs Nfs; persistentVolumeClaim Claim; projected Projected
         secret SecretVolume""",
-    "KeyToPath": "key! str; mode int; path! str",
-    "ConfigMapVolume": "defaultMode int; items [KeyToPath]; name str; optional bool",
-    "SecretVolume": "defaultMode int; items [KeyToPath]; optional bool; secretName str",
+    "KeyToPath": "key! key; mode int; path! relative",
+    "ConfigMapVolume": "defaultMode int; items [KeyToPath]; name! name; optional bool",
+    "SecretVolume": "defaultMode int; items [KeyToPath]; optional bool; secretName! name",
     "Csi": "driver! str; fsType str; nodePublishSecretRef Named; readOnly bool; volumeAttributes {str}",
     "DownwardVolume": "defaultMode int; items [DownwardItem]",
-    "DownwardItem": "fieldRef FieldRef; mode int; path! str; resourceFieldRef ResourceRef",
+    "DownwardItem": "fieldRef FieldRef; mode int; path! relative; resourceFieldRef ResourceRef",
     "EmptyDir": "medium str; sizeLimit quantity",
     "HostPath": "path! str; type str",
     "ImageVolume": "pullPolicy str; reference str",
     "Nfs": "path! str; readOnly bool; server! str",
-    "Claim": "claimName! str; readOnly bool",
+    "Claim": "claimName! name; readOnly bool",
     "Projected": "defaultMode int; sources [ProjectedSource]",
     "ProjectedSource": """
         clusterTrustBundle any; configMap ProjectedMap; downwardAPI ProjectedDownward; podCertificate any
         secret ProjectedMap; serviceAccountToken ProjectedToken""",
-    "ProjectedMap": "items [KeyToPath]; name str; optional bool",
+    "ProjectedMap": "items [KeyToPath]; name! name; optional bool",
     "ProjectedDownward": "items [DownwardItem]",
-    "ProjectedToken": "audience str; expirationSeconds long; path! str",
+    "ProjectedToken": "audience str; expirationSeconds long; path! relative",
 }
 
 __all__ = ["SHAPES"]

@@ -222,8 +222,7 @@ def _probes(work: Workload) -> Found:
     for at, container in work.containers:
         if ".initContainers[" in at or ".ephemeralContainers[" in at:
             continue
-        ports = {port.get("name") for port in maps(container.get("ports"))}
-        ports |= {port.get("containerPort") for port in maps(container.get("ports"))}
+        ports = [port.get(key) for port in maps(container.get("ports")) for key in ("name", "containerPort")]
         for key in ("readinessProbe", "livenessProbe"):
             if not mapping(container.get(key)):
                 yield "probes", f"{at}.{key}", "is missing"

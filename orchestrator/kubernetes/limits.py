@@ -23,6 +23,10 @@ def document(found: Json) -> Found:
     if kind == "ResourceQuota":
         yield from _quota(found)
     elif kind == "LimitRange":
+        for number, limit in enumerate(maps(dig(found, "spec").get("limits"))):
+            claims = limit.get("type") == "PersistentVolumeClaim"
+            if claims and not any("storage" in dig(limit, key) for key in ("min", "max")):
+                yield "amount", f"spec.limits[{number}]", "says neither the least nor the most storage of a claim"
         types = [limit.get("type") for limit in maps(dig(found, "spec").get("limits"))]
         for one in sorted({str(one) for one in types if types.count(one) > 1}):
             yield "twice", "spec.limits", f"say twice what a {one} may have"

@@ -49,7 +49,7 @@ SHAPES: dict[str, str] = {
     "Rule": "apiGroups [str]; nonResourceURLs [str]; resourceNames [str]; resources [str]; verbs! [str]",
     "RoleBinding": _HEAD + "roleRef! RoleRef; subjects [Subject]",
     "ClusterRoleBinding": _HEAD + "roleRef! RoleRef; subjects [Subject]",
-    "RoleRef": "apiGroup! rbac.authorization.k8s.io|; kind! Role|ClusterRole; name! str",
+    "RoleRef": "apiGroup! rbac.authorization.k8s.io|; kind! Role|ClusterRole; name! part",
     "Subject": "apiGroup str; kind! ServiceAccount|User|Group; name! str; namespace str",
     "Service": _HEAD + "spec! ServiceSpec; status any",
     "PersistentVolumeClaim": _HEAD + "spec! ClaimSpec; status any",

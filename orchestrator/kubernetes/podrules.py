@@ -19,10 +19,6 @@ IMAGE = re.compile(
     r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[\w][\w.-]{0,127})?(@[a-z0-9]+:[0-9a-fA-F]{32,})?"
 )
-OWN_FIELDS = re.compile(
-    r"metadata\.(name|namespace|uid|labels\['[^']+'\]|annotations\['[^']+'\])"
-    r"|spec\.(nodeName|serviceAccountName)|status\.(hostIP|hostIPs|podIP|podIPs)"
-)
 PLAIN_RESOURCES = re.compile(r"cpu|memory|ephemeral-storage|hugepages-\w+")
 DEVICES = re.compile(r"nvidia\.com/(gpu|gpu\.shared|mig-[\w.]+)")  # of NVIDIA's plugin
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -87,6 +83,8 @@ def _scheduling(work: Workload, at: str) -> Found:
                 yield "spread", place, "tolerates everything: nodes that are broken or being drained, too"
     for number, one in enumerate(maps(work.spec.get("topologySpreadConstraints"))):
         place = f"{at}.topologySpreadConstraints[{number}]"
+        if _int(one.get("maxSkew"), 1) < 1:
+            yield "pod", f"{place}.maxSkew", "must be at least 1"
         if "minDomains" in one and one.get("whenUnsatisfiable") != "DoNotSchedule":
             yield "pod", f"{place}.minDomains", "is for DoNotSchedule alone"
         selector = mapping(one.get("labelSelector"))
@@ -156,8 +154,15 @@ def _volumes(work: Workload, at: str) -> Found:
             mode = mapping(volume.get(kind)).get("defaultMode")
             if mode is not None and not 0 <= _int(mode, -1) <= 0o777:
                 yield "pod", f"{place}.{kind}.defaultMode", f"{mode} is no mode: 0 to 511 (0777)"
+        for source in maps(mapping(volume.get("projected")).get("sources")):
+            if _int(mapping(source.get("serviceAccountToken")).get("expirationSeconds"), 3600) < 600:
+                yield "pod", f"{place}.projected", "has a token for less than 600 seconds"
+            for item in maps(mapping(source.get("downwardAPI")).get("items")):
+                if (item.get("fieldRef") is None) == (item.get("resourceFieldRef") is None):
+                    yield "pod", f"{place}.projected", "has an item without fieldRef or resourceFieldRef, or with both"
         room = mapping(volume.get("emptyDir")).get("sizeLimit")
-        if odd := strange("storage", room):
+        odd = "must be at least 0" if (quantity(room) or 0) < 0 else strange("storage", room)
+        if odd:
             yield "amount", f"{place}.emptyDir.sizeLimit", odd
     mode = work.document.get("kind")
     for number, claim in enumerate(maps(mapping(work.document.get("spec")).get("volumeClaimTemplates"))):
@@ -177,15 +182,17 @@ def _image(container: Json, at: str) -> Found:
 
 
 def _environment(container: Json, at: str) -> Found:
+    for number, source in enumerate(maps(container.get("envFrom"))):
+        given = [key for key in ("configMapRef", "secretRef") if mapping(source.get(key))]
+        if len(given) != 1:
+            yield "env", f"{at}.envFrom[{number}]", f"takes variables from {len(given)} places, not one"
     for variable in maps(container.get("env")):
         place, source = f"{at}.env.{variable.get('name')}", variable.get("valueFrom")
         if source is None:
             continue
-        if len(mapping(source)) != 1:
-            yield "env", place, f"takes its value from {len(mapping(source))} places, not one"
-        path = mapping(mapping(source).get("fieldRef")).get("fieldPath")
-        if path is not None and not OWN_FIELDS.fullmatch(str(path)):
-            yield "env", place, f"{path!r} is no field that a pod can ask for"
+        given = [key for key, value in mapping(source).items() if value is not None]
+        if len(given) != 1:
+            yield "env", place, f"takes its value from {len(given)} places, not one"
 
 
 def _mounts(container: Json, at: str) -> Found:
@@ -216,7 +223,9 @@ def _amounts(container: Json, at: str) -> Found:
                 yield "amount", place, f"{value}: devices are whole"
             elif str(name).startswith("nvidia.com/") and not DEVICES.fullmatch(str(name)):
                 yield "amount", place, "is no device of NVIDIA's plugin: nvidia.com/gpu"
-            if odd := strange(str(name), value):
+            if amount is not None and amount < 0:
+                yield "amount", place, f"{value} must be at least 0"
+            elif odd := strange(str(name), value):
                 yield "amount", place, odd
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.kubernetes.amounts import quantity, whole
@@ -110,7 +111,7 @@ def _told(group: Mapping[str, Any], at: str) -> Iterator[Refusal]:
     first = mapping(next(iter(items(mapping(mapping(group.get("template")).get("spec")).get("containers"))), {}))
     limits = mapping(mapping(first.get("resources")).get("limits"))
     cpus, told = quantity(limits.get("cpu")), quantity(params.get("num-cpus"))
-    if cpus is not None and told is not None and told > max(cpus, 1):
+    if cpus is not None and told is not None and told > max(cpus, Decimal(1)):
         what = f"is more than the container's limit, {limits['cpu']}: tasks would share CPUs"
         yield Refusal(f"{at}.rayStartParams.num-cpus", what, "safety")
     has, told = quantity(limits.get(GPU)) or 0, quantity(params.get("num-gpus"))

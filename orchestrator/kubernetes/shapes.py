@@ -2,7 +2,7 @@
 
 An unknown field, another type, a missing or unlisted value is told with its path. The tables are `fields` (Ray, and pods)
 and `objects` (everything else): `name type`, `name! type` where it is required. A type is `str`, `bool`, `int` (32 bits),
-`long`, `num`, `quantity`, `port` (a number or a name), `share` (a number or a percentage), `base64`, `any`, the name of
+`long`, `num`, `quantity`, `port` (a number or a name), `share` (a number or a percentage), one of `TEXTS`, `any`, the name of
 another shape, `[T]`, `{T}` (a mapping by text) or `a|b|c` (one of these texts). Kinds of volume that PSA `restricted`
 forbids are not among them.
 """
@@ -34,7 +34,28 @@ UNIQUE = {  # lists that are mappings to the API server: it refuses two items wi
 _BITS = {"int": 31, "long": 63}
 
 SHAPES: dict[str, str] = {**fields.SHAPES, **objects.SHAPES}
-_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_NAME = rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*"
+PORT_NAME = r"(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+TEXTS: dict[str, tuple[str, str]] = {  # type: what a text of it looks like, and what it is called
+    "address": (r"(None|[0-9.]{7,15}|[0-9a-f:.]*:[0-9a-f:.]*)?", "address"),
+    "base64": (r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", "base64 (stringData takes plain text)"),
+    "dns": (_LABEL, "name of small letters, digits and dashes"),
+    "key": (r"[-._a-zA-Z0-9]{1,253}", "key of a ConfigMap or Secret"),
+    "label": (rf"({_VALUE})?", "value of a label"),
+    "name": (_NAME, "name of an object"),
+    "own": (
+        (
+            r"metadata\.(name|namespace|uid|labels|annotations|labels\['[^']+'\]|annotations\['[^']+'\])"
+            r"|spec\.(nodeName|serviceAccountName)|status\.(hostIP|hostIPs|podIP|podIPs)"
+        ),
+        "field that a pod can ask for",
+    ),
+    "relative": (r"(?!/)(?!(.*/)?\.\.(/|$)).+", "path within a volume"),
+    "part": (r"(?!\.\.?$)[^/%]+", "name of an object"),
+    "qualified": (rf"({_NAME}/)?{_VALUE}", "name of a label"),
+}
 
 
 @dataclass(frozen=True)
@@ -159,12 +180,14 @@ def _scalar(value: Any, kind: str) -> str:
         good = whole or (isinstance(value, str) and re.fullmatch(r"\d+%", value))
         return "" if good else f"must be a number or a percentage as 50%, not {_told(value)}"
     if kind == "port":
-        return "" if whole or isinstance(value, str) else f"must be a port's number or name, not {_told(value)}"
+        good = 0 < value < 65536 if whole else isinstance(value, str) and re.fullmatch(PORT_NAME, value)
+        return "" if good else f"must be a port's number or name, not {_told(value)}"
     if not isinstance(value, str):
         return f"must be a text, not {_told(value)}" + ("; quote it" if whole or isinstance(value, bool) else "")
-    if kind == "base64":
-        good = _BASE64.fullmatch(re.sub(r"\s", "", value))
-        return "" if good else "is no base64: plain text belongs into stringData"
+    if kind in TEXTS:
+        form, called = TEXTS[kind]
+        text = re.sub(r"\s", "", value) if kind == "base64" else value
+        return "" if re.fullmatch(form, text) else f"{_told(value)} is no {called}"
     if kind == "str":
         return ""
     choices = [choice for choice in kind.split("|") if choice]

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.kubernetes.podrules import selector_terms
 from orchestrator.kubernetes.workloads import MINE, Json, items, job_labels, mapping, maps, texts
 
 Found = Iterator[tuple[str, str, str]]  # rule, path, what
@@ -137,6 +138,7 @@ def policy(found: Json) -> Found:
     if found.get("kind") != "NetworkPolicy":
         return
     spec = mapping(found.get("spec"))
+    yield from selector_terms(mapping(spec.get("podSelector")), "spec.podSelector")
     kinds = items(spec.get("policyTypes"))
     if not kinds:
         yield "network", "spec.policyTypes", "is missing: what it isolates would be guessed"
@@ -171,6 +173,8 @@ def _rule(rule: Json, ends: str, at: str) -> Found:
                 yield "network", place, "is addresses and a selector at once: one of them"
             yield from _block(mapping(peer["ipBlock"]), ends, f"{place}.ipBlock")
             continue
+        for key in ("podSelector", "namespaceSelector"):
+            yield from selector_terms(mapping(peer.get(key)), f"{place}.{key}")
         if wide(mapping(peer.get("podSelector"))):
             yield "network", f"{place}.podSelector", "is every pod"
         if "namespaceSelector" in peer and wide(mapping(peer["namespaceSelector"])):

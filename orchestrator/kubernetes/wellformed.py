@@ -22,7 +22,7 @@ Found = Iterator[tuple[str, str, str]]  # rule, path, what
 
 def document(found: Json) -> Found:
     meta, kind = mapping(found.get("metadata")), str(found.get("kind"))
-    name = str(meta.get("name", ""))
+    name = str(meta.get("name") or "")
     form, most = SUBDOMAIN, 253
     if kind == "Namespace":
         form, most = LABEL_NAME, 63
@@ -135,7 +135,7 @@ def pod(work: Workload) -> Found:
 def _container(container: Json, volumes: Sequence[str], at: str) -> Found:
     mounts, env, ports = (maps(container.get(key)) for key in ("volumeMounts", "env", "ports"))
     for mount in mounts:
-        if mount.get("name") not in {*volumes, *MADE}:
+        if str(mount.get("name")) not in {*volumes, *MADE}:
             yield "mount", f"{at}.volumeMounts", f"{mount.get('name')} is no volume of the pod"
         if not str(mount.get("mountPath", "")).startswith("/"):
             yield "mount", f"{at}.volumeMounts", f"{mount.get('mountPath')!r} is no absolute path"

@@ -38,7 +38,8 @@ class More(list[Any]):
 
 def put(document: Any, path: str, value: Any) -> None:
     """Set, take out (`GONE`), lengthen (`More`) or replace by what a function makes of it, one field."""
-    *parts, last = [int(part) if part.isdigit() else part.replace("~", ".") for part in path.split(".")]
+    parts: list[Any] = [int(part) if part.isdigit() else part.replace("~", ".") for part in path.split(".")]
+    last = parts.pop()
     for part in parts:
         document = document[part] if isinstance(document, list) else document.setdefault(part, {})
     if value is GONE:

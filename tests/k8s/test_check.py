@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from orchestrator import cli
-from orchestrator.kubernetes import checking
+from orchestrator.kubernetes import checking, model, policy
 from orchestrator.kubernetes.advice import ADVICE
 from orchestrator.kubernetes.render import Wish, render
 from tests.k8s.built import ROOT, Doc, documents, find
@@ -82,6 +83,29 @@ def test_what_is_wrong_in_a_pod_is_told(name: str, template: str) -> None:
     if next(iter(changes)).endswith(".seccompProfile.localhostProfile"):
         changes = {next(iter(changes)).rpartition(".")[0]: {"type": "RuntimeDefault", "localhostProfile": "x.json"}}
     assert told(changed(base, which, changes))
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in below:
+        yield (*at, key)
+        yield from places(item, (*at, key))
+
+
+def test_no_document_whatever_breaks_the_check() -> None:
+    """Each field of an installation and of a job once as a list, a mapping, a number or nothing."""
+    docs = sound("s3-prod") + sound("scaling")
+    kinds = {document["kind"]: document for document in docs}
+    for document in kinds.values():
+        alike = {tuple(0 if isinstance(key, int) else key for key in path): path for path in places(document)}
+        for number, path in enumerate(list(alike.values())[::2]):
+            other = copy.deepcopy(document)
+            parent = other
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = ([["x"]], {"a": ["x"]}, 7, None, [{}])[number % 5]
+            assert policy.check_bundle([other]) is not None
+            assert model.check(other) is not None
 
 
 # --- what is right ------------------------------------------------------------------------------------------------------
