@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ LOOK_EVERY_S = 5.0
 STOPPED_S = 25.0  # longer than it takes to notice that a worker of a group is silent, which says more
 TIMEOUT_S = 18.0  # to reach an explicit cluster, and for it to be large enough
 PROBE_S = 5.0
+SETTLE_S = 6.0  # from Ray's start until what runs on it has begun: processes that import torch
 PORTS = {"ray": 10001, "gcs": 6379}
 SETTINGS = {  # told to Ray by environment only; what the user set wins
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -139,8 +141,9 @@ class Cluster:
         self.disabled = disabled  # stages then work in this process
         self.timeout_s = timeout_s
         self.nodes_s = nodes_s  # to wait for nodes, at first and when some are lost; None: as long as is usual
-        self._owned = False
+        self._owned = self._over = self._warmed = False
         self._lock = threading.Lock()
+        self._busy_until = 0.0
         self._ending = threading.Event()
         self._processes: list[tuple[str, Any]] = []  # Ray's own, where they are our children
         self._heard = self._looked = 0.0
@@ -158,6 +161,30 @@ class Cluster:
         ray = sys.modules.get("ray")
         return bool(ray is not None and ray.is_initialized())
 
+    def ahead(self, modules: Iterable[str]) -> None:
+        """Begin to start our own Ray, and to import modules of it, while the caller goes on: both take seconds.
+
+        `start` waits for it. What goes wrong here shows there.
+        """
+        if not self.local or self.disabled or self.started:
+            return
+        self._busy_until = math.inf
+        threading.Thread(target=self._ahead, args=(tuple(modules),), daemon=True, name="ray-ahead").start()
+
+    def _ahead(self, modules: tuple[str, ...]) -> None:
+        try:
+            with contextlib.suppress(Unavailable):  # `start` tries again, and tells
+                self._start(warm=False, ahead=True)
+            for module in modules:
+                importlib.import_module(module)
+        finally:
+            self._busy_until = time.monotonic() + SETTLE_S
+
+    @property
+    def busy(self) -> bool:
+        """Whether Ray starts, or what runs on it does: work that can wait should."""
+        return time.monotonic() < self._busy_until
+
     def start(self, *, warm: bool = True) -> None:
         """Start or join Ray, once. Raises errors.Unavailable within `timeout_s` where that is impossible.
 
@@ -165,19 +192,27 @@ class Cluster:
         """
         if self.disabled:
             raise RuntimeError("this run works without Ray")
+        self._start(warm)
+
+    def _start(self, warm: bool, *, ahead: bool = False) -> None:
         with self._lock:
-            _configure(self.local)
-            if self.started:
+            if ahead and self._over:
                 return
-            with _signals_kept():
-                self._keep_local(warm) if self.local else self._join()
-            self._owned = True
-            self._heard = self._looked = time.monotonic()
-            _quiet(self.log)
+            _configure(self.local)
+            if not self.started:
+                with _signals_kept():
+                    self._keep_local() if self.local else self._join()
+                self._owned = True
+                self._heard = self._looked = time.monotonic()
+                _quiet(self.log)
+            if warm and self.local and self._owned and not self._warmed:
+                self._warmed = True
+                _warm(int(local_resources().cpus))
 
     def stop(self) -> None:
         """Leave or end the Ray that `start` began."""
         with self._lock:
+            self._over = True
             self._stop()
 
     def _stop(self) -> None:
@@ -242,7 +277,8 @@ class Cluster:
             self.generation += 1
             self._stop()
             self._died = ""
-        self.start()
+            warm, self._warmed = self._warmed, False
+        self.start(warm=warm)
         return True
 
     def wait_for(self, scale: Scale, say: Callable[[str], None], stopping: Callable[[], bool]) -> None:
@@ -280,7 +316,7 @@ class Cluster:
 
     def resources(self) -> Resources:
         """What the cluster has now."""
-        self.start()
+        self.start(warm=False)
         import ray
 
         total = ray.cluster_resources()
@@ -288,7 +324,7 @@ class Cluster:
 
     def room(self, scale: Scale) -> int:
         """How many such workers the living nodes hold now."""
-        self.start()
+        self.start(warm=False)
         return _room(scale)
 
     def check(
@@ -325,7 +361,7 @@ class Cluster:
 
     # --- starting and joining ------------------------------------------------------------------------------------
 
-    def _keep_local(self, warm: bool) -> None:
+    def _keep_local(self) -> None:
         """Start Ray from a thread that stays until `stop`; once more where something of it dies while it starts.
 
         Ray asks the kernel to kill its processes when their parent ends, and the kernel means the parent *thread*: started
@@ -333,19 +369,19 @@ class Cluster:
         """
         self._ending.clear()
         for last in (False, True):
-            failed = self._start_in_thread(warm)
+            failed = self._start_in_thread()
             if failed is None:
                 return
             if last:
                 raise failed
 
-    def _start_in_thread(self, warm: bool) -> Exception | None:
+    def _start_in_thread(self) -> Exception | None:
         failed: list[Exception] = []
         started = threading.Event()
 
         def stay() -> None:
             try:
-                self._start_local(warm)
+                self._start_local()
             except Exception as error:  # noqa: BLE001 - handed to the caller, below
                 failed.append(error)
             started.set()
@@ -357,7 +393,7 @@ class Cluster:
             raise Unavailable(f"Ray did not start on this machine within {START_WITHIN_S:.0f} s", hint="see /tmp/ray")
         return failed[0] if failed else None
 
-    def _start_local(self, warm: bool) -> None:
+    def _start_local(self) -> None:
         import ray
 
         here = local_resources()
@@ -377,8 +413,6 @@ class Cluster:
             ) from error
         self._processes = _own_processes()
         _protect_token()
-        if warm:
-            _warm(int(here.cpus))
 
     def _join(self) -> None:
         address = str(self.address)
@@ -618,16 +652,20 @@ def _session_of_its_own() -> Iterator[None]:
 def _needed_processes() -> Iterator[None]:
     """Without three processes that a cluster of one machine has no use for: the dashboard's server, which is started even
     without the dashboard, the monitor that would ask for more machines, and the one that prints workers' logs. They cost two
-    seconds of processor time, and the first of them is waited for."""
-    from ray._private import node, services
+    seconds of processor time, and the first of them is waited for. So is the dashboard's agent: with `ray[default]` it imports
+    for four seconds what only a dashboard shows, so it is told that it has as little to do as without."""
+    from ray._private import node, services, utils
 
     kept = services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor
+    full = utils.get_dashboard_dependency_error
     services.start_api_server = lambda *_, **__: (None, None)
     node.Node.start_monitor = node.Node.start_log_monitor = lambda _: None
+    utils.get_dashboard_dependency_error = lambda: ImportError("there is no dashboard")
     try:
         yield
     finally:
         services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor = kept
+        utils.get_dashboard_dependency_error = full
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from orchestrator.errors import (
     Unavailable,
 )
 from orchestrator.events import Listener
+from orchestrator.eviction import Eviction
 from orchestrator.files import scratch_cache
 from orchestrator.log import Lease
 from orchestrator.planning import Desk, Plan, PlannedStep, Sealed
@@ -124,6 +125,7 @@ class Execution:
             disabled=not self.options.ray,
             nodes_s=self.options.wait_nodes_s,
         )
+        self.eviction = Eviction(self.cluster)
         self.stages = StageRuns(
             self.account, self.results, self.cluster, self.deadline, self.scratch, self._stopping, self._interruption
         )
@@ -154,16 +156,25 @@ class Execution:
         shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left; the lease is ours
         self.store.files.sweep()
         self.diary.save()
+        self._start_ahead()
         if self.options.tracking:
             self.tracker = self.stages.tracker = self._open_tracker()
         self.listener.run_started(events.RunStarted(self.run_id, self.plan, estimates.told(self.plan)))
         self.diary.event("run_started", {"pipeline": self.spec.name})
         self.results.deliver()
 
+    def _start_ahead(self) -> None:
+        """Ray starts beside the first steps, where later ones need it."""
+        waiting = [planned.step for planned in self.plan.steps if planned.state != "cached"]
+        if modules := [module for step in waiting for module in step.ahead]:
+            self.cluster.ahead(dict.fromkeys(modules))
+
     def _open_tracker(self) -> RunTracker:
         tracking = self.spec.tracking
         uri = tracking if tracking is None or isinstance(tracking, str) else tracking.reveal()
-        tracker = Tracker.open(self.store.url, uri, notice=lambda line: self._say("", line))
+        tracker = Tracker.open(
+            self.store.url, uri, notice=lambda line: self._say("", line), busy=lambda: self.cluster.busy
+        )
         self.record.tracking_uri = tracker.uri
         params = {"seed": self.spec.seed, "spec": self.record.spec_file, "profile": self.spec.profile or ""}
         return tracker.start_run(self.spec.name, self.run_id, params)
@@ -185,7 +196,7 @@ class Execution:
                 if not running:
                     break
                 self.stop.keep()
-                if self.lease.cancelled and not self.stop.requested:
+                if (self.lease.cancelled or self.eviction.announced()) and not self.stop.requested:
                     self.stop.request(signal.SIGTERM)
                 finished, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -287,7 +298,7 @@ class Execution:
             self.tracker.artifact("report.html", Path(run.report))
         statuses = {"succeeded": "FINISHED", "interrupted": "KILLED", "cancelled": "KILLED"}
         self.tracker.end(statuses.get(self.record.status, "FAILED"))
-        left = self.tracker.close(3.0 if self._stopping() else 8.0)
+        left = self.tracker.close(3.0, 3.0) if self._stopping() else self.tracker.close()
         self.record.mlflow_run = self.tracker.mlflow_run
         if left:
             self._leave_untold(left)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.outcomes import SearchResults, TrialResult
     from orchestrator.stage import Context, StageTracker
 
-FOLLOWED = 100  # trainings (trials times seeds)
+FOLLOWED = 32  # trainings (trials times seeds)
 BEST = 20  # of a larger search
 FAILED = 5
 FOLDER = "search"

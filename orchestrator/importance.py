@@ -97,6 +97,12 @@ def comparable(search: SearchResults) -> tuple[int, list[tuple[Any, float]]]:
     return step, found
 
 
+def load() -> None:
+    """Import what weighing needs, which takes over a second."""
+    import scipy.stats  # noqa: F401
+    import sklearn.ensemble  # noqa: F401 - and all that it needs
+
+
 def columns_of(points: Sequence[Any], names: Sequence[str]) -> list[Column]:
     """Searched values as numbers: a set of hacks becomes one column a hack, texts their number in order of appearance."""
     found: list[Column] = []

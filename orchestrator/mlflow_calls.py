@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -141,27 +141,28 @@ class Patient:
 
         self.again(told)
 
-    def log(self, run: str, kind: str, values: list[Any]) -> None:
-        """Metrics, parameters or tags (`kind`) of a run, 1000 at most. What MLflow then does not show is sent again."""
+    def log(self, run: str, items: Mapping[str, list[Any]]) -> None:
+        """Metrics, parameters and tags of a run, by these names, 1000 at most. What MLflow then does not show is sent again."""
 
         attempts = itertools.count(1)
 
         def logged(shift: Callable[[], None]) -> None:
             shift()
-            self.again(self._client.log_batch, run, **{kind: values})
-            given(self._shows(run, kind, values) or next(attempts) >= DOUBTS)
+            self.again(self._client.log_batch, run, **items)
+            given(self._shows(run, items) or next(attempts) >= DOUBTS)
 
         self.together(logged)
 
-    def _shows(self, run: str, kind: str, values: list[Any]) -> bool:
+    def _shows(self, run: str, items: Mapping[str, list[Any]]) -> bool:
         """Whether a run has all of these names, and of metrics the last steps. A database confirms nothing falsely."""
         if not str(self._client.tracking_uri).startswith("http"):
             return True
         data = self.get_run(run).data
-        if kind != "metrics":
-            return {value.key for value in values} <= set(getattr(data, kind))
         steps = {metric.key: metric.step for metric in data._metric_objs}
-        return all(value.key in steps and steps[value.key] >= value.step for value in values)
+        metrics = items.get("metrics", ())
+        measured = all(value.key in steps and steps[value.key] >= value.step for value in metrics)
+        said = (kind for kind in items if kind != "metrics")
+        return measured and all({value.key for value in items[kind]} <= set(getattr(data, kind)) for kind in said)
 
     # --- files -----------------------------------------------------------------------------------------------------
 

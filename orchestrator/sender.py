@@ -7,6 +7,7 @@ idempotent: runs are searched by key before they are created, the rest replaces 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,9 @@ from orchestrator.spool import Entry, Spool, spools
 
 METRICS_A_CALL, OTHERS_A_CALL = 900, 100  # MLflow takes 1000 items a call, of which 100 parameters and 100 tags
 GATHER_S = 0.3  # entries that come this close together share a call
+REST = 4.0  # times as long as it took to tell: meanwhile more comes, and is told in as many calls
+LONGEST_REST_S = 5.0
+HELD_BACK_S = 30.0  # at most, at the beginning, by something more urgent
 LONGEST_WAIT_S = 30.0
 PATIENCE_S = 2.0  # for one call; what fails longer is an outage, which is waited out
 SILENT_CLOSE_S = 3.0  # without any answer, until what is left is left to `sync`
@@ -53,6 +57,7 @@ class Delivery:
         self._experiment = ""
         self._done: list[bool] = []  # what the calls of a turn that broke off came to
         self._turn = 0  # the number of the next call of this turn
+        self.got_on = 0.0  # when MLflow last took something in
         for entry in spool.read(0, limit=10**9)[0]:
             self._learn(entry)
 
@@ -124,7 +129,12 @@ class Delivery:
 
     def _connected(self) -> Patient:
         if self._client is None:
-            client = self._patient = Patient(registry.connect(self.uri), PATIENCE_S)
+            self.got_on = math.inf  # importing MLflow and making its database are steps ahead
+            try:
+                connected = registry.connect(self.uri)
+            finally:
+                self.got_on = 0.0
+            client = self._patient = Patient(connected, PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
             registry.remove_late(client, self._experiment)
@@ -175,6 +185,7 @@ class Delivery:
         """Make one call for a run; False when the server refuses it for good. Raises when it cannot be reached."""
         if self._turn == len(self._done):
             self._done.append(self._told(what, call, key))
+            self.got_on = time.monotonic()
         self._turn += 1
         return self._done[self._turn - 1]
 
@@ -210,21 +221,28 @@ class Delivery:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(name, value, at, step) for name, value, at, step in batch.metrics]
+        params, tags = [Param(*item) for item in batch.params.items()], [RunTag(*item) for item in batch.tags.items()]
+        few = len(metrics) <= METRICS_A_CALL - 2 * OTHERS_A_CALL and max(len(params), len(tags)) <= OTHERS_A_CALL
+        if few and (items := {k: v for k, v in (("metrics", metrics), ("params", params), ("tags", tags)) if v}):
+            self._log(key, items)
+            return
         for some in _slices(metrics, METRICS_A_CALL):
-            self._log(key, metrics=some)
-        for some in _slices([Param(*item) for item in batch.params.items()], OTHERS_A_CALL):
-            self._log(key, params=some)
-        for some in _slices([RunTag(*item) for item in batch.tags.items()], OTHERS_A_CALL):
-            self._log(key, tags=some)
+            self._log(key, {"metrics": some})
+        for some in _slices(params, OTHERS_A_CALL):
+            self._log(key, {"params": some})
+        for some in _slices(tags, OTHERS_A_CALL):
+            self._log(key, {"tags": some})
 
-    def _log(self, key: str, **items: list[Any]) -> None:
-        (kind, values), *_ = items.items()
-        before = len(self.rejected)
-        if self._tell(f"{kind} of {key}", lambda client, run: client.log(run, kind, values), key) or len(values) == 1:
+    def _log(self, key: str, items: dict[str, list[Any]]) -> None:
+        kinds, count, before = " and ".join(items), sum(map(len, items.values())), len(self.rejected)
+        if self._tell(f"{kinds} of {key}", lambda client, run: client.log(run, items), key) or count == 1:
             return
         del self.rejected[before:]  # one of them is refused: find it, the others pass
-        for value in values:
-            self._log(key, **{kind: [value]})
+        parts = (
+            items.items() if len(items) > 1 else ((kind, [value]) for kind, values in items.items() for value in values)
+        )
+        for kind, values in list(parts):
+            self._log(key, {kind: values})
 
 
 def _slices(values: list[Any], size: int) -> Iterable[list[Any]]:
@@ -260,12 +278,18 @@ def drain(
     return sent, delivery.rejected
 
 
+def never() -> bool:
+    """Nothing is more urgent than telling MLflow."""
+    return False
+
+
 class Sender:
     """A background thread that delivers one spool, and what earlier runs left. An outage is told once, and waited out."""
 
-    def __init__(self, spool: Spool, notice: Callable[[str], None]) -> None:
+    def __init__(self, spool: Spool, notice: Callable[[str], None], busy: Callable[[], bool] = never) -> None:
         self.spool = spool
         self._notice = notice
+        self._busy = busy
         self._delivery: Delivery | None = None
         self._wake = threading.Event()
         self._deadline: float | None = None  # set by close
@@ -283,12 +307,16 @@ class Sender:
         """MLflow's id of a run, "" as long as MLflow has not been told of it."""
         return self._delivery.known_id(key) if self._delivery else ""
 
-    def close(self, timeout_s: float) -> int:
-        """Deliver what is left, for at most `timeout_s` (less where MLflow is silent); returns how many entries stay."""
-        self._deadline = time.monotonic() + timeout_s
+    def close(self, timeout_s: float, answering_s: float = 0.0) -> int:
+        """Deliver what is left; returns how many entries stay.
+
+        For at most `timeout_s`, less where MLflow is silent, and up to `answering_s` as long as it takes things in.
+        """
+        now = time.monotonic()
+        self._deadline = now + timeout_s
         self._wake.set()
         if self._thread.ident is not None:
-            self._watch()
+            self._watch(timeout_s, now + answering_s)
         self.spool.close()
         if self._thread.is_alive():  # inside a call; the thread lets go of the spool when that returns
             return self.spool.pending()
@@ -298,12 +326,15 @@ class Sender:
         self.spool.release()
         return left
 
-    def _watch(self) -> None:
+    def _watch(self, patience_s: float, last: float) -> None:
         """Wait for the thread to end, as long as MLflow answers."""
         assert self._deadline is not None
-        heard = time.monotonic()
+        heard = begun = time.monotonic()
         while self._thread.is_alive() and (now := time.monotonic()) < self._deadline:
             heard = max(heard, self._delivery.heard(now) if self._delivery else now)
+            got_on = self._delivery.got_on if self._delivery else 0.0
+            if got_on > begun:
+                self._deadline = max(self._deadline, min(min(got_on, now) + patience_s, last))
             if now - heard > SILENT_CLOSE_S:
                 self._deadline = now
             self._thread.join(0.05)
@@ -329,6 +360,7 @@ class Sender:
             return False
 
     def _send(self) -> None:
+        self._wait(HELD_BACK_S, self._busy)  # importing MLflow and making its database take seconds of a processor
         delivery, position, failures = Delivery(self.spool), self.spool.position, 0
         self._delivery = delivery
         entries: list[Entry] = []
@@ -344,6 +376,7 @@ class Sender:
                 else:
                     self._pause(60.0)
                 continue
+            began = time.monotonic()
             try:
                 delivery.deliver(entries)
             except Exception as error:  # noqa: BLE001  # nothing that MLflow does may reach training; told below
@@ -357,6 +390,7 @@ class Sender:
                 self.spool.confirm(after)
             position, failures, entries = after, 0, []
             self._recovered(delivery)
+            self._wait(min(REST * (time.monotonic() - began), LONGEST_REST_S))
 
     def _send_others(self) -> None:
         """What runs that were killed, or that met an outage, left in the same place."""
@@ -392,6 +426,12 @@ class Sender:
                 if self._deadline is None:
                     time.sleep(GATHER_S)
                 return
+
+    def _wait(self, seconds: float, longer: Callable[[], bool] = lambda: True) -> None:
+        """Let time pass, while `longer` says so. Closing cuts it short."""
+        end = time.monotonic() + seconds
+        while self._deadline is None and longer() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
 
     def _outage(self, delivery: Delivery, error: Exception) -> None:
         if not self._down:

@@ -62,6 +62,7 @@ class Step:
     packages: tuple[str, ...]
     extends: str | None
     tracks: bool = False
+    ahead: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -261,6 +262,7 @@ class _Expander:
             packages=tuple(attributes.get("packages", ())),
             extends=attributes.get("extends"),
             tracks=bool(attributes.get("tracks")),
+            ahead=tuple(attributes.get("ahead") or ()),
         )
 
     def _inputs(

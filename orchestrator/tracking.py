@@ -23,12 +23,13 @@ from typing import Any
 from orchestrator import latecomers, registry, untold
 from orchestrator.errors import OrchestratorError
 from orchestrator.files import Files, open_files
-from orchestrator.sender import Delivery, Sender, drain
+from orchestrator.sender import Delivery, Sender, drain, never
 from orchestrator.spool import Spool, spools
 
 PARAM_LENGTH = 6000  # MLflow cuts longer ones; ours then stand in full in an artifact
 TAG_LENGTH = 8000
 CLOSE_S = 8.0  # what an outage may cost a run at its end
+ANSWERING_CLOSE_S = 60.0  # for an MLflow that takes in what it is told, slowly
 STRUCTURE = ("open", "run", "end")  # entries without which others mean nothing
 _UNFIT = re.compile(r"[^\w./ :-]")  # what MLflow takes in no name
 _STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
@@ -47,8 +48,10 @@ def spool_directory(storage: str) -> Path:
 class Tracker:
     """Starts runs that are told to one MLflow. `uri` carries no credentials."""
 
-    def __init__(self, storage: str, uri: str, spool_dir: Path, notice: Callable[[str], None]) -> None:
-        self.storage, self.uri, self.spool_dir, self.notice = storage, uri, spool_dir, notice
+    def __init__(
+        self, storage: str, uri: str, spool_dir: Path, notice: Callable[[str], None], busy: Callable[[], bool] = never
+    ) -> None:
+        self.storage, self.uri, self.spool_dir, self.notice, self.busy = storage, uri, spool_dir, notice, busy
 
     @classmethod
     def open(
@@ -58,13 +61,16 @@ class Tracker:
         spool_dir: Path | None = None,
         *,
         notice: Callable[[str], None] = _log.warning,
+        busy: Callable[[], bool] = never,
     ) -> Tracker:
         """`tracking_uri` None: the database in the local storage. `notice` gets one line for an outage, from a thread.
+
+        While `busy` says so, MLflow has to wait (for half a minute, at most) unless the run ends.
 
         Raises BadInput for a remote storage without `tracking_uri`. No server is contacted.
         """
         uri = registry.plain_uri(registry.tracking_uri(storage, tracking_uri))
-        return cls(storage, uri, spool_dir or spool_directory(storage), notice)
+        return cls(storage, uri, spool_dir or spool_directory(storage), notice, busy)
 
     def start_run(
         self,
@@ -75,7 +81,7 @@ class Tracker:
     ) -> RunTracker:
         """The run of a pipeline run; the same `run_id` goes on in the same MLflow run."""
         spool = Spool(self.spool_dir, run_id)
-        writer = _Writer(spool, Sender(spool, self.notice), self.notice)
+        writer = _Writer(spool, Sender(spool, self.notice, self.busy), self.notice)
         known = {"orchestrator.run_id": run_id, "orchestrator.pipeline": pipeline}
         writer.hold({"op": "open", "pipeline": pipeline, "storage": self.storage, "uri": self.uri})
         run = RunTracker(writer, run_id)
@@ -237,14 +243,17 @@ class RunTracker(Branch):
         if files.local is None and not self._writer.idle:
             untold.leave(files, self._writer.spool)
 
-    def close(self, timeout_s: float = CLOSE_S) -> int:
-        """Send what is left, for at most `timeout_s`; returns how many entries wait for `sync`."""
+    def close(self, timeout_s: float = CLOSE_S, answering_s: float = ANSWERING_CLOSE_S) -> int:
+        """Send what is left; returns how many entries wait for `sync`.
+
+        It takes `timeout_s` at most, but up to `answering_s` where MLflow goes on taking things in.
+        """
         if self._writer.idle:
             return 0
         if self._writer.lost > 1:
             self._writer.notice(f"{self._writer.lost} records were not logged to {self._writer.spool.path}")
         try:
-            return self._writer.sender.close(timeout_s)
+            return self._writer.sender.close(timeout_s, answering_s)
         except OSError as error:
             self._writer.notice(f"the spool {self._writer.spool.path} cannot be read: {error}")
             return 1
@@ -265,7 +274,7 @@ class NullTracker:
     def child(self, name: str) -> NullTracker:
         return self
 
-    def close(self, timeout_s: float = CLOSE_S) -> int:
+    def close(self, timeout_s: float = CLOSE_S, answering_s: float = ANSWERING_CLOSE_S) -> int:
         return 0
 
     def leave(self, files: Files) -> None: ...

@@ -40,7 +40,8 @@ class Update:
         self.state: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[str, list[list[Tensor]]] = {}  # every member's slice of what the kernel works on
         self._numbers: list[Numbers] = []
-        self._groups: list[tuple[Numbers, list[int]]] = []
+        self._groups: list[tuple[Numbers, dict[str, list[list[Tensor]]]]] = []  # by part, what the kernel works on
+        self._steady = all(config.steady for config in self.configs)
         if any(game.optimizers[phase.name].state for game in games):
             self._take_up()
 
@@ -99,15 +100,14 @@ class Update:
             self._share()
         assert self.steps is not None
         self.steps += 1
-        numbers = [self._of(config, step) for config in self.configs]
-        if numbers != self._numbers:
-            self._numbers, self._groups = numbers, _grouped(numbers)
+        if not (self._steady and self._numbers):
+            self._regroup([self._of(config, step) for config in self.configs])
         for part in self.parts:
             if self.name in ("adam", "adamw"):
                 self._adam(part)
             else:
                 flat, gradient = self.stack.flat[part], self.stack.gradients[part]
-                columns = torch.tensor(numbers, dtype=flat.dtype).unsqueeze(-1).unbind(1)
+                columns = torch.tensor(self._numbers, dtype=flat.dtype).unsqueeze(-1).unbind(1)
                 RULES[self.name](flat, gradient, self.state[part], *columns)
 
     def _of(self, config: Optimizer, step: int) -> Numbers:
@@ -116,21 +116,27 @@ class Update:
             return (rate, *config.betas, config.eps, config.weight_decay)
         return (rate, config.eps, config.momentum, config.weight_decay)
 
+    def _regroup(self, numbers: list[Numbers]) -> None:
+        """Members that share their numbers are updated by one call."""
+        if numbers == self._numbers:
+            return
+        members: dict[Numbers, list[int]] = {}
+        for i, one in enumerate(numbers):
+            members.setdefault(one, []).append(i)
+        self._numbers = numbers
+        self._groups = [
+            (shared, {part: [[rows[i] for i in those] for rows in each] for part, each in self._rows.items()})
+            for shared, those in members.items()
+        ]
+
     def _adam(self, part: str) -> None:
         kernel: Any = torch._fused_adam_ if self.name == "adam" else torch._fused_adamw_
-        for (rate, beta1, beta2, eps, decay), members in self._groups:
-            *tensors, steps = ([rows[i] for i in members] for rows in self._rows[part])
+        for (rate, beta1, beta2, eps, decay), rows in self._groups:
+            *tensors, steps = rows[part]
             kernel(
                 *tensors, [], steps, lr=rate, beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
-
-
-def _grouped(numbers: Sequence[Numbers]) -> list[tuple[Numbers, list[int]]]:
-    groups: dict[Numbers, list[int]] = {}
-    for i, one in enumerate(numbers):
-        groups.setdefault(one, []).append(i)
-    return list(groups.items())
 
 
 def _rmsprop(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator import importance
 from orchestrator.board import Event, Pen, ask, pin_up
 from orchestrator.cluster import RayDied
 from orchestrator.errors import Interrupted, Unavailable
@@ -124,13 +125,16 @@ def _run_on_ray(roster: Roster, task: Task, context: Context, ledger: Ledger, pr
 def _attend(thread: threading.Thread, board: Any, context: Context, ledger: Ledger) -> bool:
     """Pass on what the trials tell until the thread ends; returns whether it was asked to stop."""
     asked: float | None = None
-    alive = True
+    alive, trained = True, False
     while alive:
         thread.join(0.1)
         alive = thread.is_alive()
         for event in ask(board.drain) or ():
             for one in event["events"]:
                 ledger.hear(one)
+            if not trained:  # what the end needs is made ready while there is nothing to do here but to wait
+                trained = True
+                threading.Thread(target=importance.load, daemon=True, name="load").start()
         if why := context.cluster.died():
             raise RayDied(why)
         if asked is None and context.stopping():

@@ -46,6 +46,7 @@ class Train(Stage):
     }
     outputs: ClassVar[dict[str, str]] = {"model": "model"}
     packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors", "numpy")
+    ahead: ClassVar[tuple[str, ...]] = ("ray.train",)
     extends: ClassVar[str | None] = "total_steps"
 
     variant: Any = None

@@ -163,3 +163,33 @@ def test_its_own_ray_is_quiet_keeps_our_signals_and_leaves_no_orphans(tmp_path: 
     while alive := [pid for pid in told["pids"] if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
+
+
+AHEAD = """
+    import json, os, sys, time
+    import psutil
+    from orchestrator.cluster import Cluster
+    me = psutil.Process()
+    cluster = Cluster("local")
+    cluster.ahead(["ray.tune"])
+    assert cluster.busy
+    if sys.argv[1] == "used":
+        cluster.start(warm=False)
+        import ray
+        assert ray.get(ray.remote(num_cpus=1)(lambda: os.getpid()).remote(), timeout=60) != os.getpid()
+        while "ray.tune" not in sys.modules: time.sleep(0.1)
+        lines = [" ".join(one.cmdline()) for one in me.children(recursive=True)]
+        agents = [line for line in lines if "dashboard/agent.py" in line]
+        assert agents and all("--minimal" in line for line in agents), lines
+    cluster.stop()
+    time.sleep(1.0)
+    left = [one.name() for one in me.children(recursive=True)]
+    assert not left, left
+"""
+
+
+@pytest.mark.parametrize("how", ["used", "left"])
+def test_ray_that_starts_ahead_is_the_one_that_is_used_and_ended(how: str) -> None:
+    code = textwrap.dedent(AHEAD)
+    done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -459,3 +459,36 @@ def test_an_unreachable_server_is_told_as_such(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("orchestrator.stages.register.PATIENCE_S", 0.5)
     with pytest.raises(Unavailable, match="cannot be used"):
         stage("nowhere").run(given(tmp_path, "http://127.0.0.1:9", 0, 12.0))
+
+
+def test_a_slow_mlflow_is_told_all_before_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for an outage is not for a server that takes in what it is told; and what is urgent goes first."""
+    log = Patient.log
+
+    def slow(self: Patient, run: str, items: Any) -> None:
+        time.sleep(0.15)
+        log(self, run, items)
+
+    monkeypatch.setattr(Patient, "log", slow)
+    busy = [True]
+    run = Tracker.open(str(tmp_path), busy=lambda: busy[0]).start_run("slow", "slow-1", {"seed": 0})
+    stage = run.child("search")
+    for index in range(12):
+        child = stage.child(f"trial-{index}")
+        child.params({"lr": index})
+        child.tags({"status": "finished"})
+        child.metrics({"score": float(index)}, step=5)
+        child.end()
+    stage.end()
+    time.sleep(1.0)
+    assert not (tmp_path / "mlflow.db").exists()  # Ray starts meanwhile
+    run.end()
+    assert run.close(1.0) == 0
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("slow")
+    told = [one for one in client.search_runs([experiment.experiment_id]) if "trial-" in one.info.run_name]
+    assert sorted(float(one.data.params["lr"]) for one in told) == list(map(float, range(12)))
+    assert all(one.data.metrics["score"] == float(one.data.params["lr"]) for one in told)
+    assert {(one.data.tags["status"], one.info.status) for one in told} == {("finished", "FINISHED")}
