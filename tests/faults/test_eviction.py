@@ -18,6 +18,15 @@ with Cluster(sys.argv[1], timeout_s=100) as cluster:
     eviction = Eviction(cluster)
     assert not eviction.announced(), "nothing was joined yet"
     cluster.start()
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Busy:
+        def at_work(self):
+            return True
+
+    busy = Busy.remote()  # a node without work would not wait
+    assert ray.get(busy.at_work.remote())
     end = time.monotonic() + 4
     while time.monotonic() < end:
         assert not eviction.announced()
