@@ -310,7 +310,7 @@ class Execution:
 
     def _leave_untold(self, left: int) -> None:
         where = "" if self.store.files.local else f" --storage {self.store.url}"
-        self._say("", f"MLflow was not reached: {left} entries wait, `orchestrate sync{where}` sends them")
+        self._say("", f"MLflow has not been told {left} entries; the next run or `orchestrate sync{where}` sends them")
         try:
             with self.store.files.brief(LEAVE_S):
                 self.tracker.leave(self.store.files)
