@@ -28,6 +28,7 @@ EVERYWHERE = {
     "StorageClass",
 }
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+INSTANCE = "app.kubernetes.io/instance"
 SECRET_MAKERS = ("ExternalSecret", "SealedSecret")  # other operators' kinds, which make Secrets of their name
 CAPPED = (
     *("requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "pods", "requests.nvidia.com/gpu"),
@@ -70,6 +71,7 @@ def jobs(documents: Sequence[Json]) -> Found:
     """The file that a job's command names is in the ConfigMap that is mounted there, where that ConfigMap is among these."""
     named = _named(documents)
     for job in _of(documents, "RayJob"):
+        yield from _own(job, named)
         head = dig(job, "spec.rayClusterSpec.headGroupSpec.template.spec")
         volumes = {str(one.get("name")): dig(one, "configMap").get("name") for one in maps(head.get("volumes"))}
         for word in str(dig(job, "spec").get("entrypoint", "")).split():
@@ -79,6 +81,25 @@ def jobs(documents: Sequence[Json]) -> Found:
                 here = folder and folder == str(mount.get("mountPath", "")).rstrip("/")
                 if here and config is not None and name not in mapping(config.get("data")):
                     yield "reference", f"{name_of(job)} spec.entrypoint", f"{word}: {name_of(config)} has no {name}"
+
+
+def _own(job: Json, named: dict[tuple[str, str], Json]) -> Found:
+    """A job and the ConfigMap that was rendered with it: the one that has its instance's label."""
+    instance = texts(dig(job, "metadata.labels")).get(INSTANCE)
+    for (kind, name), config in named.items():
+        labels = texts(dig(config, "metadata.labels"))
+        if kind != "ConfigMap" or not instance or labels.get(INSTANCE) != instance:
+            continue
+        pods = dig(job, "spec.rayClusterSpec.headGroupSpec.template.spec")
+        if name not in {str(dig(volume, "configMap").get("name")) for volume in maps(pods.get("volumes"))}:
+            yield (
+                "reference",
+                f"{name_of(job)} spec.rayClusterSpec",
+                f"mounts no ConfigMap {name}, which was made for it",
+            )
+        space = dig(job, "metadata").get("namespace")
+        if dig(config, "metadata").get("namespace") != space:
+            yield "namespace", f"{name_of(config)} metadata.namespace", f"is not {space}, where its job is"
 
 
 def _of(documents: Sequence[Json], kind: str) -> list[Json]:

@@ -213,6 +213,10 @@ def _writable(container: Json, at: str) -> Found:
     paths = [str(mount.get("mountPath", "")).rstrip("/") for mount in maps(container.get("volumeMounts"))]
     if "/tmp" not in paths and "" not in paths:  # noqa: S108
         yield "read-only", f"{at}.volumeMounts", "lack /tmp, the one place that every program writes to"
+    for variable in maps(container.get("env")):
+        home = str(variable.get("value") or "")
+        if variable.get("name") == "HOME" and home and not any(f"{home}/".startswith(f"{path}/") for path in paths):
+            yield "read-only", f"{at}.env.HOME", f"{home} is in no volume: what programs keep there cannot be written"
     for path in paths:
         if path.startswith(("/var/run/docker.sock", "/run/containerd", "/proc", "/sys")):
             yield "host", f"{at}.volumeMounts", f"mount over {path}"

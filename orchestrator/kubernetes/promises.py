@@ -20,6 +20,8 @@ POD_LIMIT_S = 25  # what a run needs to save after SIGTERM
 GPU = "nvidia.com/gpu"
 SIMPLE = re.compile(r"[A-Za-z0-9_@%+=:,./ -]+")
 JOB = "gan-orchestrator/job"  # annotation: the verdict's name
+STORAGE = "gan-orchestrator/storage"  # annotation: where it is
+INSTANCE = "app.kubernetes.io/instance"
 
 
 def safety(kind: str, document: Mapping[str, Any]) -> Iterator[Refusal]:
@@ -55,6 +57,7 @@ def safety(kind: str, document: Mapping[str, Any]) -> Iterator[Refusal]:
         yield from _room(group, place, is_head=place.endswith("headGroupSpec"))
         yield from _told(group, place)
         yield from _addressed(group, place)
+        yield from _first(group, place)
     yield from _exposed(head, f"{at}.headGroupSpec")
     if mapping(mapping(document.get("metadata")).get("labels")).get("app.kubernetes.io/managed-by") == "orchestrate":
         yield from _stops(head, f"{at}.headGroupSpec")
@@ -128,6 +131,17 @@ def _addressed(group: Mapping[str, Any], at: str) -> Iterator[Refusal]:
         yield Refusal(f"{at}.template.metadata.labels.{MINE}", what, "safety")
 
 
+def _first(group: Mapping[str, Any], at: str) -> Iterator[Refusal]:
+    """The operator takes the first container for Ray's, and tells it what guards the cluster."""
+    containers = maps(mapping(mapping(group.get("template")).get("spec")).get("containers"))
+    place = f"{at}.template.spec.containers"
+    if {"ray-head", "ray-worker"} & {str(one.get("name")) for one in containers[1:]}:
+        yield Refusal(place, "the first one is Ray's to the operator: put the others after it", "safety")
+    for variable in (one for container in containers[:1] for one in maps(container.get("env"))):
+        if variable.get("name") == "RAY_AUTH_MODE" and variable.get("value") != "token":
+            yield Refusal(f"{place}[0].env", "RAY_AUTH_MODE is not token: whoever reaches it may run code", "safety")
+
+
 def _exposed(head: Mapping[str, Any], at: str) -> Iterator[Refusal]:
     """Whoever reaches the head may run code there."""
     for place, kind in (
@@ -143,8 +157,9 @@ def _exposed(head: Mapping[str, Any], at: str) -> Iterator[Refusal]:
 def _stops(head: Mapping[str, Any], at: str) -> Iterator[Refusal]:
     """Ray's first process passes no signal on: only a hook tells the run in the head that it is to save."""
     first = mapping(next(iter(items(mapping(mapping(head.get("template")).get("spec")).get("containers"))), {}))
-    if not mapping(mapping(first.get("lifecycle")).get("preStop")):
-        what = "is missing: the run would be killed without having saved"
+    hook = mapping(mapping(first.get("lifecycle")).get("preStop"))
+    if "orchestrator.kubernetes.stop" not in items(mapping(hook.get("exec")).get("command")):
+        what = "does not run orchestrator.kubernetes.stop: the run would be killed without having saved"
         yield Refusal(f"{at}.template.spec.containers[0].lifecycle.preStop", what, "safety")
 
 
@@ -160,6 +175,11 @@ def _ours(document: Mapping[str, Any], spec: Mapping[str, Any], head: Mapping[st
     at = "spec.submitterPodTemplate"
     if template:
         found = texts(mapping(template.get("metadata")).get("labels")).get(MINE)
+        name = mapping(document.get("metadata")).get("name")
+        labels = texts(mapping(template.get("metadata")).get("labels"))
+        if name is not None and labels.get(INSTANCE) != name:
+            what = f"is not {name}: `orchestrate k8s logs` does not find the pod"
+            yield Refusal(f"{at}.metadata.labels.{INSTANCE}", what, "safety")
         if found != "submitter":
             what = f"is {found or 'missing'}, not submitter: the network and `orchestrate k8s logs` do not find it"
             yield Refusal(f"{at}.metadata.labels.{MINE}", what, "safety")
@@ -186,6 +206,11 @@ def _command(entrypoint: str, document: Mapping[str, Any], head: Mapping[str, An
     elif named and named != verdict:
         what = f"is {named}, and the run stores its verdict as {verdict}: `orchestrate k8s` would not find it"
         yield Refusal(f"metadata.annotations.{JOB}", what, "safety")
+    storage = words[words.index("--storage") + 1] if "--storage" in words[:-1] else ""
+    kept = texts(mapping(document.get("metadata")).get("annotations")).get(STORAGE, storage)
+    if storage and kept != storage:
+        what = f"is {kept}, and the run stores in {storage}: `orchestrate k8s` would look for its verdict elsewhere"
+        yield Refusal(f"metadata.annotations.{STORAGE}", what, "safety")
     first = mapping(next(iter(items(mapping(mapping(head.get("template")).get("spec")).get("containers"))), {}))
     mounts = [str(mount.get("mountPath", "")).rstrip("/") for mount in maps(first.get("volumeMounts"))]
     for word in words[1:]:
