@@ -187,10 +187,10 @@ def _environment(container: Json, at: str) -> Found:
         if len(given) != 1:
             yield "env", f"{at}.envFrom[{number}]", f"takes variables from {len(given)} places, not one"
     for variable in maps(container.get("env")):
-        place, source = f"{at}.env.{variable.get('name')}", variable.get("valueFrom")
-        if source is None:
+        place, origin = f"{at}.env.{variable.get('name')}", variable.get("valueFrom")
+        if origin is None:
             continue
-        given = [key for key, value in mapping(source).items() if value is not None]
+        given = [key for key, value in mapping(origin).items() if value is not None]
         if len(given) != 1:
             yield "env", place, f"takes its value from {len(given)} places, not one"
 
