@@ -39,6 +39,8 @@ class Conductor:
     search there, unless that rung had been begun before. `ended_by` says what ended it: "" (all is done), "steps" or "time".
     """
 
+    eager = False  # whether what may run is asked for again although some of it waits
+
     def __init__(
         self,
         propose: Callable[[Sequence[Trial]], Sequence[Point]],

@@ -91,15 +91,15 @@ def crowding(points: Sequence[Costs]) -> list[float]:
     return distances
 
 
-def ranked(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """Scored trials, best first; ties go to the lower index."""
+def ranked(trials: Sequence[Trial], objectives: Sequence[Objective], step: int | None = None) -> list[Trial]:
+    """Trials that were scored (at `step`, or where they went last), best first; ties go to the lower index."""
     found: list[Trial] = []
     for lost in sorted({len(trial.lost) for trial in trials}):
         peers = [trial for trial in trials if len(trial.lost) == lost]
         if len(objectives) == 1:
-            found += sorted(peers, key=lambda trial: (costs(trial, objectives), trial.index))
+            found += sorted(peers, key=lambda trial: (costs(trial, objectives, step), trial.index))
             continue
-        points = [costs(trial, objectives) for trial in peers]
+        points = [costs(trial, objectives, step) for trial in peers]
         for front in fronts(points):
             lonely = dict(zip(front, crowding([points[i] for i in front]), strict=True))
             found += [peers[i] for i in sorted(front, key=lambda i: (-lonely[i], peers[i].index))]

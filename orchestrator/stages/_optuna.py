@@ -20,7 +20,8 @@ MOST_GOOD = 25  # Optuna's own bound
 
 def good(count: int) -> int:
     """How many of so many trials count as good: a quarter. Optuna's tenth is two or three of a search of tens of trials, whose
-    scores are noisy; over six spaces, 32 and 48 trials, and 10 to 16 seeds it wins less often."""
+    scores are noisy. Over six made-up spaces it beat chance in 129 of 192 searches of 32 trials, and in 85 of 120 of 48; a quarter in
+    134 and 96, although on three of the spaces its medians were a little worse."""
     return min(math.ceil(count / 4), MOST_GOOD)
 
 

@@ -40,7 +40,7 @@ class Roster:
         """A team to train now; None while others must end first, or when the search has `ended`."""
         if self.stopped:
             return None
-        if not self._queue:
+        if not self._queue or self.conductor.eager:
             self._gather()
         return self._queue.popleft() if self._queue else None
 
@@ -60,7 +60,11 @@ class Roster:
                 self._processes,
                 self._population,
             )
-        self._queue.extend([members[i] for i in team] for team in found.teams)
+        made = [[members[i] for i in team] for team in found.teams]
+        if self.conductor.eager and self._queue:  # what goes on is worth more than what begins
+            self._queue.extendleft(reversed(made))
+        else:
+            self._queue.extend(made)
 
     def _member(self, segment: Segment) -> Member:
         user = self._space.apply(self.conductor.point(segment))

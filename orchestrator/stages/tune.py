@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Interval
 
 from orchestrator.errors import BadInput, Diverged, Interrupted, StageFailed
-from orchestrator.search import Conductor, Evolution, Key, Outcome, Rules, Trial, milestones, planned_steps
+from orchestrator.search import (
+    Asynchronous,
+    Conductor,
+    Evolution,
+    Key,
+    Outcome,
+    Rules,
+    Trial,
+    milestones,
+    planned_steps,
+)
 from orchestrator.search.table import Earlier, earlier, table
 from orchestrator.space import Space, canonical, read_space
 from orchestrator.stage import Complaint, Context, Facts, Foresight, Stage
@@ -64,6 +74,8 @@ class Tune(Stage):
     "Steps before the first decision; none: a quarter of the trial, of pbt a tenth."
     reduction_factor: Annotated[int, Interval(ge=2, le=16)] = 2
     "Of asha: rungs grow by it, and one of so many trials goes on."
+    synchronous: bool = True
+    "Of asha: a rung ends before its best go on, so that a search repeats. false: each goes on as soon as it is among the best."
     quantile: Annotated[float, Interval(gt=0, le=0.5)] = 0.25
     "Of pbt: the share that is replaced at each rung, and the share that it copies."
     resample_probability: Annotated[float, Interval(ge=0, le=1)] = 0.25
@@ -162,6 +174,15 @@ class Tune(Stage):
             found.append(
                 Fault(("searcher",), "contradiction", "`searcher: optuna` learns nothing of pbt", why, "use random")
             )
+        if not self.synchronous and self.scheduler != "asha":
+            what = "`synchronous: false` is asha's"
+            found.append(
+                Fault(("synchronous",), "contradiction", what, f"the scheduler is {self.scheduler}", "leave it out")
+            )
+        if not self.synchronous and self.searcher == "optuna":
+            why = "what it proposes depends on what was scored before, and could not be told again after a stop"
+            what = "`searcher: optuna` needs rungs that end"
+            found.append(Fault(("synchronous",), "contradiction", what, why, "use random or grid, or leave it out"))
         if (earlier or self.warm_start) and self.searcher == "grid":
             place = ("warm_start",) if self.warm_start else ("searcher",)
             found.append(Fault(place, "contradiction", "a grid takes nothing from an earlier search", "it runs whole"))
@@ -209,6 +230,8 @@ class Tune(Stage):
             notes.append(
                 f"budget: nothing begins after {self.time_budget_s:g} s; a search that time ends does not repeat"
             )
+        if not self.synchronous:
+            notes.append("asynchronous: what goes on depends on the order in which trials end, so it does not repeat")
         if self.scheduler == "pbt":
             kept = [path for path in space.dimensions if path not in space.tunable()]
             copied = f"; copied with the weights: {', '.join(kept)}" if kept else ""
@@ -288,7 +311,7 @@ class Tune(Stage):
         live = self._conductor(space, seed, ledger.known, earlier, over)
         _trials.run(live, task, space, context, ledger, self.max_concurrent, self.population)
         by_time = live.ended_by == "time"
-        replayed = self._conductor(space, seed, ledger.known, earlier, lambda: by_time)
+        replayed = self._conductor(space, seed, ledger.known, earlier, lambda: by_time) if self.synchronous else live
         if replayed.next() is not None:  # the decisions once more, from nothing but the scores
             raise Interrupted(15)
         with steady():
@@ -369,7 +392,7 @@ class Tune(Stage):
             self.prefer,
             evolution,
         )
-        return Conductor(proposer.propose, rules, known, out_of_time)
+        return (Conductor if self.synchronous else Asynchronous)(proposer.propose, rules, known, out_of_time)
 
     def _keep(self, done: Conductor, made: Mapping[str, Any], space: Space, context: Context) -> Artifact:
         failed = [trial for trial in done.trials if trial.error]

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.search import (
+    Asynchronous,
     Conductor,
     Evolution,
     Key,
@@ -523,3 +525,99 @@ def test_an_outcome_survives_its_text() -> None:
     told = Outcome(1.0, 2.0, "ok", "", "collapse", {"a": 1.0})
     assert Outcome(**told.to_json()) == told
     assert Outcome(score=1.0, seconds=2.0, status="ok", error="") == replace(told, symptom="", values={})
+
+
+# --- asynchronous -----------------------------------------------------------------------------------------------------------
+
+
+def by_index(segment: Segment) -> float:
+    return float((segment.index * 7) % 16)
+
+
+def test_asynchronous_trials_go_on_while_others_of_their_rung_run() -> None:
+    """Trial 15 hangs at its first rung: the best of the others get to the end meanwhile."""
+    conductor = Asynchronous(points(16), rules((1, 2, 4), "asha", "minimize"))
+    hangs: list[Segment] = []
+    while (segment := conductor.next()) is not None:
+        if segment.index == 15:
+            hangs.append(segment)
+        else:
+            conductor.tell(segment, Outcome(by_index(segment)))
+    assert [one.until for one in hangs] == [1]
+    assert not conductor.ended
+    best = min((trial for trial in conductor.trials if 4 in trial.values), key=lambda trial: trial.scores[4])
+    assert best.scores[4] == 0.0
+    conductor.tell(hangs[0], Outcome(by_index(hangs[0])))
+    while (segment := conductor.next()) is not None:
+        conductor.tell(segment, Outcome(by_index(segment)))
+    assert conductor.ended
+    assert conductor.winner is best
+    assert {trial.status for trial in conductor.trials} == {"finished", "stopped"}
+
+
+@given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 8), st.integers(0, 10**6))
+@lively
+def test_an_asynchronous_trial_goes_on_only_among_the_best_and_each_rung_is_filled(
+    count: int, factor: int, at_once: int, seed: int
+) -> None:
+    rungs = (1, 2, 4, 8)
+    rng = random.Random(seed)
+    scores = [rng.random() for _ in range(count)]
+    conductor = Asynchronous(points(count), rules(rungs, "asha", "minimize", factor))
+    told: dict[int, list[float]] = {rung: [] for rung in rungs}
+    open_: list[Segment] = []
+    while True:
+        while len(open_) < at_once and (segment := conductor.next()) is not None:
+            if segment.until > 1:
+                here = sorted(told[segment.until // 2])
+                assert here.index(scores[segment.index]) < math.ceil(len(here) / factor)
+            open_.append(segment)
+        if not open_:
+            break
+        segment = open_.pop(rng.randrange(len(open_)))
+        told[segment.until].append(scores[segment.index])
+        conductor.tell(segment, Outcome(scores[segment.index]))
+    assert conductor.ended
+    assert len(told[1]) == count
+    for low, high in pairwise(rungs):
+        assert len(told[high]) >= max(1, math.ceil(len(told[low]) / factor))
+    assert conductor.winner is not None
+    assert conductor.winner.steps == 8
+    assert {trial.status for trial in conductor.trials} <= {"finished", "stopped"}
+
+
+@given(st.integers(2, 24), st.integers(0, 60), st.integers(1, 2), st.integers(0, 10**6))
+@lively
+def test_an_asynchronous_search_goes_on_from_all_that_was_scored(
+    count: int, done: int, replicates: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    made: dict[Key, Outcome] = {}
+    for limit in (done, 10**9):
+        conductor = Asynchronous(
+            points(count), rules((1, 2, 4), "asha", "minimize", 2, replicates=replicates), dict(made)
+        )
+        open_: list[Segment] = []
+        while True:
+            while len(open_) < 5 and (segment := conductor.next()) is not None:
+                assert segment.key not in made
+                open_.append(segment)
+            if not open_ or len(made) >= limit:
+                break
+            segment = open_.pop(rng.randrange(len(open_)))
+            outcome = Outcome(rng.random()) if rng.random() < 0.9 else Outcome(None, status="failed", error="it failed")
+            made[segment.key] = outcome
+            conductor.tell(segment, outcome)
+    assert conductor.ended
+    assert all(conductor.trials[i].outcomes[step][one] == outcome for (i, one, step), outcome in made.items())
+    assert conductor.steps == sum(step - step // 2 if step > 1 else 1 for _, _, step in made)
+
+
+def test_budgets_end_an_asynchronous_search() -> None:
+    conductor = Asynchronous(points(8), rules((1, 2), "asha", "minimize", 2, step_budget=10))
+    play(conductor, by_index)
+    assert (conductor.steps, conductor.ended_by) == (10, "steps")
+    late = iter([False] + [True] * 1000)
+    conductor = Asynchronous(points(20, 4), rules((1, 2), "asha", "minimize"), {}, lambda: next(late))
+    play(conductor, by_index)
+    assert (conductor.steps, conductor.ended_by, conductor.ended) == (4, "time", True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import orchestrator
+from orchestrator import outcomes
 from orchestrator.artifacts import Artifact, ArtifactStore
 from orchestrator.errors import BadInput, Diverged, Interrupted, OrchestratorError, SpecError, StageFailed
 from orchestrator.runs import Diary, RunRecord, StageRecord
@@ -100,6 +101,8 @@ def test_the_size_of_the_space_is_told() -> None:
         ),
         ({"scheduler": "pbt", "searcher": "optuna"}, POINTS, ("searcher",), "contradiction"),
         ({"scheduler": "pbt", "space": {"batch_size": {"int": [8, 64]}}}, POINTS, ("scheduler",), "contradiction"),
+        ({"synchronous": False, "scheduler": "median"}, POINTS, ("synchronous",), "contradiction"),
+        ({"synchronous": False, "searcher": "optuna"}, POINTS, ("synchronous",), "contradiction"),
         ({"warm_start": "x", "searcher": "grid"}, POINTS, ("warm_start",), "contradiction"),
         ({"step_budget": 1}, POINTS, ("step_budget",), "out-of-range"),
     ],
@@ -178,6 +181,44 @@ def test_a_stopped_search_goes_on_where_it_stood(tmp_path: Path, store: Artifact
     rest = tune().run(stand.context(tmp_path, {"dataset": ring}, store=store, lineage="cut", diary=again))["search"]
     assert again.lines[0] == "the search goes on: 2 scores are known"
     assert trials(store, rest) == trials(store, whole)
+
+
+@pytest.mark.parametrize("population", ["auto", "off"])
+def test_an_asynchronous_search_is_kept_as_it_went_and_goes_on_after_a_stop(
+    tmp_path: Path, store: ArtifactStore, ring: Artifact, population: Any
+) -> None:
+    stage = tune(synchronous=False, num_trials=6, population=population)
+    assert any(note.startswith("asynchronous:") for note in stage.foresee({"dataset": POINTS}).notes)
+    left = [0]
+
+    def stopping() -> bool:
+        left[0] += 1
+        return left[0] % 11 == 0
+
+    scored: dict[tuple[int, str], float] = {}
+    for _ in range(60):
+        try:
+            context = stand.context(tmp_path, {"dataset": ring}, store=store, lineage="cut", stopping=stopping)
+            search = stage.run(context)["search"]
+            break
+        except Interrupted:
+            known = stage.so_far(store, {"dataset": ring}, 0, outcomes._ledger(store, "cut"))
+            for trial in known["trials"]:
+                for step, score in trial["scores"].items():
+                    assert scored.setdefault((trial["trial"], step), score) == score
+    else:
+        pytest.fail("it never ended")
+    assert scored
+    told = trials(store, search)
+    assert len(told) == 6
+    final = {(trial["trial"], step): score for trial in told for step, score in trial["scores"].items()}
+    assert scored.keys() <= final.keys()
+    first, second, last = (sum(step in trial["scores"] for trial in told) for step in ("2", "4", "8"))
+    assert first == 6
+    assert first > second >= first / 2
+    assert second > last >= second / 2
+    best = min((trial for trial in told if "8" in trial["scores"]), key=lambda trial: trial["scores"]["8"])
+    assert table(store, search)["winner"] == best["trial"]
 
 
 def test_a_failed_trial_is_counted_and_costs_nothing_else(tmp_path: Path, store: ArtifactStore, ring: Artifact) -> None:
@@ -340,15 +381,15 @@ def test_time_ends_a_search_between_rungs(tmp_path: Path, store: ArtifactStore, 
     assert "budget: nothing begins after 1e-06 s; a search that time ends does not repeat" in told
     with pytest.raises(StageFailed, match="no trial began"):
         stage.run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary))
-    longer = tune(num_trials=None, time_budget_s=1.0, searcher="optuna")
+    longer = tune(num_trials=None, time_budget_s=3.0, searcher="optuna")
     search = longer.run(stand.context(tmp_path, {"dataset": ring}, store=store, diary=diary, lineage="b"))["search"]
     found = table(store, search)
     assert found["ended_by"] == "time"
-    assert any("the time budget of 1 s is used up" in line for line in diary.lines)
+    assert any("the time budget of 3 s is used up" in line for line in diary.lines)
     assert len(found["trials"]) % 8 == 0
     again = stand.context(tmp_path, {"dataset": ring}, store=store, lineage="b")  # what was spent before counts
     assert (
-        trials(store, tune(num_trials=None, time_budget_s=1.0, searcher="optuna").run(again)["search"])
+        trials(store, tune(num_trials=None, time_budget_s=3.0, searcher="optuna").run(again)["search"])
         == found["trials"]
     )
 
