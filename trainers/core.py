@@ -219,6 +219,7 @@ class Variant(ABC):
     given: ClassVar[str] = (
         "nothing"  # what `sample` takes: "nothing", "labels" or "images" (source images to translate)
     )
+    certain: ClassVar[float] = 0.01  # terms of its critic's loss below which the critic is 99 % sure
     defaults: ClassVar[dict[str, Any]] = {}
     vectorizes: ClassVar[bool] = False  # like a hack's
     alone: ClassVar[str] = ""  # like a hack's

@@ -37,7 +37,6 @@ DUPLICATES = "duplicates"
 FEWEST_ROWS = 8  # logged losses, the judged half of them at least 4: fewer are chance
 LARGEST_LOSS = 1e5  # healthy losses on data of unit size are below 10; Wasserstein critics' grow with the data's size
 GROWTH = 20.0  # and this many times as large as at first: an objective with large numbers is not exploding
-SATURATION = 0.01  # -log D(x) of a critic that is 99 % sure of real and of generated samples alike; healthy: 0.1 to 1
 UNMOVED = 0.4  # the generator's loss then: above 4.6 for -log D, 1 for hinge, 0.45 for half the least squares
 CONSTANT_SPREAD = 1e-3  # of the data's mean distance between samples: below a grey level of 8 bits
 COLLAPSED_SPREAD = 0.03  # one of 8 Gaussians on a ring has 0.014, two neighbouring ones 0.3
@@ -104,13 +103,14 @@ def saturated(rows: Sequence[Row], game: Game) -> str | None:
     late = rows[len(rows) // 2 :]
     critic = [value for row in late for value in _terms(row, game, "critic", ("real", "fake", "adversarial"))]
     generator = [fmean(_terms(row, game, "generator", ("adversarial",)) or [math.nan]) for row in late]
-    if not critic or min(critic) < 0 or fmean(critic) > SATURATION or any(map(math.isnan, generator)):
+    certain = game.variant.certain  # healthy logistic losses: 0.1 to 1
+    if not critic or min(critic) < 0 or fmean(critic) > certain or any(map(math.isnan, generator)):
         return None
-    vanished = "targets" in game.variant.offers and all(abs(value) < SATURATION for value in generator)
+    vanished = "targets" in game.variant.offers and all(abs(value) < certain for value in generator)
     half = len(generator) // 2
     before, now = fmean(generator[:half]), fmean(generator[half:])
     if vanished or (now > UNMOVED and now > 0.95 * before):
-        return f"{SATURATED}: its losses are below {SATURATION}, the generator's went from {before:.2g} to {now:.2g}"
+        return f"{SATURATED}: its losses are below {certain:g}, the generator's went from {before:.2g} to {now:.2g}"
     return None
 
 

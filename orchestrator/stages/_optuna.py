@@ -19,9 +19,11 @@ MOST_GOOD = 25  # Optuna's own bound
 
 
 def good(count: int) -> int:
-    """How many of so many trials count as good: a quarter. Optuna's tenth is two or three of a search of tens of trials, whose
-    scores are noisy. Over six made-up spaces it beat chance in 129 of 192 searches of 32 trials, and in 85 of 120 of 48; a quarter in
-    134 and 96, although on three of the spaces its medians were a little worse."""
+    """How many of so many trials count as good: a quarter. Optuna's tenth is two or three of a search of tens of trials.
+
+    Over six made-up spaces the tenth beat chance in 129 of 192 searches of 32 trials and in 85 of 120 of 48, the quarter in 134
+    and 96, although on three of the spaces its medians were a little worse.
+    """
     return min(math.ceil(count / 4), MOST_GOOD)
 
 

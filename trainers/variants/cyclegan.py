@@ -29,6 +29,7 @@ class CycleGAN(Variant):
     needs: ClassVar[frozenset[str]] = frozenset({"two_domains"})
     alone: ClassVar[str] = "its history of samples has no stacked form"
     given: ClassVar[str] = "images"
+    certain: ClassVar[float] = 2e-3  # like lsgan's
     defaults: ClassVar[dict[str, Any]] = {
         "backbone": {
             "generator": {"resnet": {"generator_norm": "instance"}},
