@@ -137,7 +137,7 @@ class Stage(ABC):
     outputs: ClassVar[dict[str, str]] = {}  # output name -> artifact kind; the first is the default output
     packages: ClassVar[tuple[str, ...]] = ()  # distributions whose versions are in the cache key
     tracks: ClassVar[bool] = False  # its result stands in MLflow: the spec's `tracking` is in the cache key
-    ahead: ClassVar[tuple[str, ...]] = ()  # modules of Ray that its run needs; with any, Ray starts as the pipeline does
+    ahead: ClassVar[tuple[str, ...]] = ()  # modules of Ray, which then starts as the pipeline does
     extends: ClassVar[str | None] = None  # the parameter that may grow: a finished run goes on instead of restarting
 
     def foresee(self, inputs: Mapping[str, Facts]) -> Foresight:
