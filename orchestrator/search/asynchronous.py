@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from typing import Any
 
-from orchestrator.search.conductor import Conductor, Rules, settle
+from orchestrator.search.conductor import Conductor, settle
 from orchestrator.search.objectives import ranked
 from orchestrator.search.schedulers import survivors
-from orchestrator.search.trial import Key, Outcome, Segment, Trial
-from orchestrator.space import Point
+from orchestrator.search.trial import Outcome, Segment, Trial
 
 
 class Asynchronous(Conductor):
@@ -21,28 +21,17 @@ class Asynchronous(Conductor):
 
     eager = True
 
-    def __init__(
-        self,
-        propose: Callable[[Sequence[Trial]], Sequence[Point]],
-        rules: Rules,
-        known: Mapping[Key, Outcome] | None = None,
-        out_of_time: Callable[[], bool] = lambda: False,
-    ) -> None:
-        super().__init__(propose, rules, known, out_of_time)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        """Takes what `Conductor` takes."""
+        super().__init__(*given, **more)
         self._over = False  # no new trial begins
         self._sent: dict[int, int] = {}  # trial -> the rung that it was sent to last
 
     def next(self) -> Segment | None:
         """A segment to run now; None while the running ones must end first, or when the search has `ended`."""
         while not self.ended:
-            while self._queue:
-                segment = self._queue.popleft()
-                self._running.add(segment)
-                known = self._known.get(segment.key)
-                if known is None:
-                    self.trials[segment.index].status = "running"
-                    return segment
-                self.tell(segment, known)
+            if (segment := self._from_queue()) is not None:
+                return segment
             if self._go_on(filling=False) or self._propose_more():
                 continue
             if self._running:

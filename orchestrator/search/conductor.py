@@ -82,17 +82,23 @@ class Conductor:
     def next(self) -> Segment | None:
         """A segment to run now; None while the running ones must end first, or when the search has `ended`."""
         while not self.ended:
-            while self._queue:
-                segment = self._queue.popleft()
-                self._running.add(segment)
-                known = self._known.get(segment.key)
-                if known is None:
-                    self.trials[segment.index].status = "running"
-                    return segment
-                self.tell(segment, known)
+            if (segment := self._from_queue()) is not None:
+                return segment
             if self._running:
                 return None
             self._advance()
+        return None
+
+    def _from_queue(self) -> Segment | None:
+        """The first that waits and whose outcome is not known; the known ones before it are told."""
+        while self._queue:
+            segment = self._queue.popleft()
+            self._running.add(segment)
+            known = self._known.get(segment.key)
+            if known is None:
+                self.trials[segment.index].status = "running"
+                return segment
+            self.tell(segment, known)
         return None
 
     def tell(self, segment: Segment, outcome: Outcome) -> None:
