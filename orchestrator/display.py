@@ -48,6 +48,7 @@ class Row:
     started: float = 0.0
     seconds: float = 0.0
     told: float = 0.0  # when a line last spoke of it
+    since: float = 0.0  # when the work that `seen` looks at began
     seen: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=200))
 
     def advance(self, event: events.StageProgress, now: float) -> None:
@@ -55,8 +56,12 @@ class Row:
             self.seen.clear()
         self.done, self.total, self.unit, self.note = event.done, event.total, event.unit, event.note
         self.metrics = event.metrics or self.metrics
+        self.since = now if not self.seen else self.since
         self.seen.append((now, event.done))
-        while now - self.seen[0][0] > RATE_WINDOW_S and len(self.seen) > 2:
+        window = max(
+            RATE_WINDOW_S, (now - self.since) / 3
+        )  # teams of trials end in bursts, which a short one would miss
+        while now - self.seen[0][0] > window and len(self.seen) > 2:
             self.seen.popleft()
 
     @property

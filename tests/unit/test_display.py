@@ -65,6 +65,20 @@ def test_rate_forgets_what_was_before_a_restart() -> None:
     assert rows.row("train").left_s == pytest.approx(24)
 
 
+def test_the_time_left_is_told_from_bursts_as_from_a_flow() -> None:
+    """Teams of trials end together: 5 % of the work is done at once every minute, and next to nothing in between."""
+    clock = Clock()
+    rows = display.Rows(clock)
+    told = []
+    for second in range(600):
+        done = 5 * (second // 60) + 0.01 * (second % 60 // 30)
+        rows.stage_progress(progress("search", done))
+        clock.now += 1
+        if second >= 200:
+            told.append(rows.row("search").left_s or 0.0)
+    assert max(told) < 3 * 100 / (5 / 60)
+
+
 def test_failure_names_cause_log_and_retry() -> None:
     out = io.StringIO()
     lines = display.Lines(out, clock=Clock())
