@@ -58,6 +58,7 @@ class Delivery:
         self._done: list[bool] = []  # what the calls of a turn that broke off came to
         self._turn = 0  # the number of the next call of this turn
         self.got_on = 0.0  # when MLflow last took something in
+        self._tried = False  # to connect
         for entry in spool.read(0, limit=10**9)[0]:
             self._learn(entry)
 
@@ -129,17 +130,25 @@ class Delivery:
 
     def _connected(self) -> Patient:
         if self._client is None:
-            self.got_on = math.inf  # importing MLflow and making its database are steps ahead
-            try:
-                connected = registry.connect(self.uri)
-            finally:
-                self.got_on = 0.0
-            client = self._patient = Patient(connected, PATIENCE_S)
+            client = self._patient = Patient(self._connect(), PATIENCE_S)
             where = registry.artifact_location(self._header["storage"], self.uri, self._header["pipeline"])
             self._experiment = registry.experiment(client, self._header["pipeline"], where)
             registry.remove_late(client, self._experiment)
             self._client = client
         return self._client
+
+    def _connect(self) -> Any:
+        """MLflow's client. The first time it is imported, and makes its database: that is getting on, failing again is not."""
+        if self._tried:
+            return registry.connect(self.uri)
+        self._tried, self.got_on = True, math.inf
+        try:
+            client = registry.connect(self.uri)
+        except Exception:
+            self.got_on = 0.0
+            raise
+        self.got_on = time.monotonic()
+        return client
 
     def known_id(self, key: str) -> str:
         """MLflow's id of a run that it was told of, else ""."""
@@ -333,8 +342,9 @@ class Sender:
         while self._thread.is_alive() and (now := time.monotonic()) < self._deadline:
             heard = max(heard, self._delivery.heard(now) if self._delivery else now)
             got_on = self._delivery.got_on if self._delivery else 0.0
-            if got_on > begun:
-                self._deadline = max(self._deadline, min(min(got_on, now) + patience_s, last))
+            if got_on > begun:  # inf: at this moment
+                until = now + 0.5 if math.isinf(got_on) else got_on + patience_s
+                self._deadline = max(self._deadline, min(until, last))
             if now - heard > SILENT_CLOSE_S:
                 self._deadline = now
             self._thread.join(0.05)

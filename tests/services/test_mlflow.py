@@ -466,7 +466,7 @@ def test_a_slow_mlflow_is_told_all_before_the_run_ends(tmp_path: Path, monkeypat
     log = Patient.log
 
     def slow(self: Patient, run: str, items: Any) -> None:
-        time.sleep(0.15)
+        time.sleep(0.4)
         log(self, run, items)
 
     monkeypatch.setattr(Patient, "log", slow)
@@ -483,7 +483,7 @@ def test_a_slow_mlflow_is_told_all_before_the_run_ends(tmp_path: Path, monkeypat
     time.sleep(1.0)
     assert not (tmp_path / "mlflow.db").exists()  # Ray starts meanwhile
     run.end()
-    assert run.close(1.0) == 0
+    assert run.close(4.0) == 0
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
