@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,9 +184,17 @@ def programs() -> list[str]:
         return steps
     for number, path in enumerate(SITE):  # elsewhere: /tmp, say, is the pod's own
         steps.append(f"mkdir -p opt/site{number} && mount --bind {path} opt/site{number}")
-    for path in (ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])):
-        steps.append(f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}")
-    return steps
+    return steps + project(lambda path: True)
+
+
+def project(chosen: Callable[[Path], bool]) -> list[str]:
+    """Shell commands that show the project and its Python, as far as they are `chosen`, at their own places."""
+    paths = [] if IMAGE else [ROOT, PYTHON, *([VENV] if not VENV.is_relative_to(ROOT) else [])]
+    return [
+        f"mkdir -p .{path} && mount --bind {path} .{path} && mount -o remount,bind,ro .{path}"
+        for path in paths
+        if chosen(path)
+    ]
 
 
 def run(
@@ -228,6 +236,8 @@ def run(
             steps.append(f"mkdir -p .{path} && mount -t tmpfs -o uid=1000,gid=1000,mode=2770,size={size} tmpfs .{path}")
         elif "configMap" in volume:
             steps.append(f"mkdir -p .{path} && cp {files}/* .{path}/ && chmod 644 .{path}/*")
+    places = [mount["mountPath"] for mount in mounts]
+    steps += project(lambda path: any(path.is_relative_to(place) for place in places))  # a checkout in /tmp, say
     steps += ["mount -o remount,ro etc", "mount -o remount,ro ."]
     settings = {**environment(container), **env, "HOSTNAME": name}
     inner = ["env", "-i", *(f"{key}={value}" for key, value in settings.items()), *drop(), "bash", "-c", script]
