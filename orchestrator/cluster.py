@@ -158,8 +158,8 @@ class Cluster:
 
     @property
     def started(self) -> bool:
-        ray = sys.modules.get("ray")
-        return bool(ray is not None and ray.is_initialized())
+        initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # none while another thread imports it
+        return initialized is not None and bool(initialized())
 
     def ahead(self, modules: Iterable[str]) -> None:
         """Begin to start our own Ray, and to import modules of it, while the caller goes on: both take seconds.

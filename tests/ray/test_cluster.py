@@ -193,3 +193,10 @@ def test_ray_that_starts_ahead_is_the_one_that_is_used_and_ended(how: str) -> No
     code = textwrap.dedent(AHEAD)
     done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_ray_that_another_thread_imports_is_not_started_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a cluster asks again and again, also in the seconds in which its module is half there."""
+    monkeypatch.setitem(sys.modules, "ray", type(sys)("ray"))
+    assert not Cluster("127.0.0.1:1").started
+    assert not Cluster("127.0.0.1:1").busy
