@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cluster import Cluster, RayDied
 from orchestrator.failures import RunTimeout, StageTimeout, TaskLost
@@ -110,9 +110,15 @@ def _overdue(future: Future[T], asked: threading.Event, error: StageTimeout) -> 
     raise error from ended
 
 
+def _ray() -> Any:
+    """Ray, if it is imported; None also while another thread imports it: nothing of Ray's can have been raised yet."""
+    ray = sys.modules.get("ray")
+    return ray if hasattr(ray, "is_initialized") else None
+
+
 def _raised_in_a_task(error: Exception) -> Exception | None:
     """What a Ray task itself raised; None for anything else. Ray's wrapper carries a whole trace as its message."""
-    ray = sys.modules.get("ray")
+    ray = _ray()
     wrapped = ray is not None and isinstance(error, ray.exceptions.RayTaskError)
     cause = getattr(error, "cause", None) if wrapped else None
     return cause if isinstance(cause, Exception) else None
@@ -120,7 +126,7 @@ def _raised_in_a_task(error: Exception) -> Exception | None:
 
 def of_ray(error: BaseException) -> TaskLost | None:
     """The loss of a task or an object in Ray, which passes, in our words; None for anything else."""
-    ray = sys.modules.get("ray")
+    ray = _ray()
     if ray is None or not isinstance(error, ray.exceptions.RayError) or isinstance(error, ray.exceptions.RayTaskError):
         return None
     if isinstance(error, ray.exceptions.OutOfMemoryError):
